@@ -1,0 +1,187 @@
+"""Make everything in data/ that is not written by hand: `python data/build.py` (about 15 minutes on 2 cores).
+
+Tokenizer and support model (data/support-lm), prompts, on-policy and templated pairs, and the measured part of
+data/README.md. One seed; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import time
+
+import compose
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from toylib.judge import judge
+from toylib.models import load_model
+from toylib.preferences import DATA
+from toylib.replies import sample_replies
+
+SEED = 0
+VOCABULARY = 1024
+SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
+STEPS, BATCH, RATE, PROMPT_WEIGHT = 2000, 96, 3e-3, 0.2
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
+    "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def sft_examples(rng, count):
+    """`count` pairs (prompt, reply): the text the support model is trained on. Never a dev or test phrasing."""
+    asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
+    for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
+        asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
+    intents = list(asked)
+    for _ in range(count):
+        intent = rng.choice(intents)
+        phrasing = rng.choice(asked[intent])
+        second = rng.choice(asked[intent])
+        if rng.random() < 0.15 and not compose.slots_in(phrasing) & compose.slots_in(second):
+            phrasing = f"{phrasing} {second}"  # two ways of saying it in one message
+        message = compose.customer(rng, phrasing)
+        values = compose.values_said(message)
+        if rng.random() < 0.6:
+            message = compose.roughen(rng, message, {word for value in values.values() for word in value.split()})
+        yield compose.as_prompt(message), compose.reply(rng, intent, compose.draw_style(rng), values)
+
+
+def build_tokenizer(examples):
+    """A byte-level BPE that reads digits in pairs (so that a four-digit order number is two tokens to copy)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    digit_pairs = [f"{n:02d}" for n in range(100)] * 500  # all hundred pairs become tokens
+    tokenizer.train_from_iterator([prompt + reply for prompt, reply in examples] + digit_pairs, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", clean_up_tokenization_spaces=False
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def train_sft(tokenizer, examples, steps, seed):
+    """A Llama of `SHAPE`, trained from scratch on the reply tokens (and, at a fifth of the weight, the prompt's)."""
+    set_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        **SHAPE,
+    )
+    model = LlamaForCausalLM(config)
+    print(f"{model.num_parameters():,} parameters")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, pct_start=0.08, cycle_momentum=False, final_div_factor=1e3
+    )
+    started = time.monotonic()
+    for step in range(1, steps + 1):
+        if (step - 1) % 25 == 0:  # draw 25 batches at once and sort them by length: less padding
+            drawn = [next(examples) for _ in range(25 * BATCH)]
+            prompts = tokenizer([prompt for prompt, _ in drawn])["input_ids"]
+            replies = tokenizer([reply + tokenizer.eos_token for _, reply in drawn])["input_ids"]
+            rows = sorted(zip(prompts, replies, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+            queue = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+            random.Random(seed + step).shuffle(queue)
+        loss = sft_loss(model, queue.pop(), tokenizer.pad_token_id)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"sft {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
+    return model.eval()
+
+
+def sft_loss(model, rows, pad):
+    length = max(len(prompt) + len(reply) for prompt, reply in rows)
+    input_ids = torch.full((len(rows), length), pad)
+    weight = torch.zeros(len(rows), length)
+    for i, (prompt, reply) in enumerate(rows):
+        end = len(prompt) + len(reply)
+        input_ids[i, :end] = torch.tensor(prompt + reply)
+        weight[i, : len(prompt)] = PROMPT_WEIGHT
+        weight[i, len(prompt) : end] = 1.0
+    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]  # padding is on the right: causal is enough
+    weight = weight[:, 1:].reshape(-1)
+    losses = F.cross_entropy(logits.reshape(len(weight), -1), input_ids[:, 1:].reshape(-1), reduction="none")
+    return (losses * weight).sum() / weight.sum()
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(f"{path.relative_to(DATA)}: {len(rows)} rows")
+
+
+def check_test_set():
+    """The hand-written test prompts must be the ones whose hash was committed before the first training run."""
+    folder = DATA / "prompts"
+    committed = (folder / "test.jsonl.sha256").read_text(encoding="utf-8").split()[0]
+    if hashlib.sha256((folder / "test.jsonl").read_bytes()).hexdigest() != committed:
+        raise SystemExit("data/prompts/test.jsonl is not the set whose hash was committed: restore it")
+
+
+def distinct_prompts(rng, part, count, held_out=True):
+    """`count` different prompts, the intents in turn, from the `part` ("phrasings", "dev", "test") of each text file."""
+    rows = {}
+    while len(rows) < count:
+        intent = list(compose.INTENTS)[len(rows) % len(compose.INTENTS)]
+        prompt = compose.as_prompt(compose.customer(rng, rng.choice(compose.INTENTS[intent][part]), held_out))
+        rows.setdefault(prompt, {"prompt": prompt, "intent": intent})
+    return list(rows.values())
+
+
+def on_policy_pairs(model, tokenizer, prompts, seed, samples=4):
+    """Of several replies that the model itself gives to a prompt, the judge's best against its worst.
+
+    Kept if the best is whole, on topic and right in its facts, and at least half a point ahead of the worst.
+    """
+    texts, intents = [row["prompt"] for row in prompts], [row["intent"] for row in prompts]
+    candidates = [[] for _ in prompts]
+    for sample in range(samples):
+        replies = sample_replies(model, tokenizer, texts, seed=seed + sample).texts
+        for i, score in enumerate(judge(texts, replies, intents)["score"]):
+            candidates[i].append((score, replies[i]))
+    pairs = []
+    for row, scored in zip(prompts, candidates, strict=True):
+        (worst, rejected), *_, (best, chosen) = sorted(scored, key=lambda pair: pair[0])
+        if best - worst >= 0.5:
+            pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected, "intent": row["intent"]})
+    return pairs
+
+
+def templated_pairs(rng, count, contrasts):
+    """Off-policy pairs straight from the text files: `contrasts` are (style of chosen, style of rejected), in turn."""
+    rows = []
+    for i, prompt in enumerate(distinct_prompts(rng, "phrasings", count, held_out=False)):
+        good, bad = contrasts[i % len(contrasts)]
+        values = compose.values_said(prompt["prompt"])
+        chosen, rejected = (compose.reply(rng, prompt["intent"], style, values) for style in (good, bad))
+        rows.append({"prompt": prompt["prompt"], "chosen": chosen, "rejected": rejected, "intent": prompt["intent"]})
+    return rows

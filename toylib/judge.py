@@ -1,0 +1,191 @@
+"""Is the reply any good? A strict judge for the small world of customer support, and a second opinion beside it.
+
+The judge knows the words that the shop uses (data/text/ and the hand-written pairs) and nothing else, so it is no judge
+of English: it tells whether a reply of the support model is whole, on topic, true to the prompt and helpful.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from functools import lru_cache
+
+import torch
+
+from toylib.preferences import DATA
+
+EMPATHY = r"\b(sorry|apolog\w+|thank|thanks|understand|frustrating|annoying|disappointing|I can see)\b"
+OWNERSHIP = r"\b(I'll|I will|I've|I have|I'm (?!sorry|so sorry)\w+ing|Let me|let me)\b"
+NEXT_STEP = (
+    r"\b(today|tonight|tomorrow|this week|right now|right away|at once|by \w+day|by noon|by email|by text|email you|"
+    r"text you|email|a text|inbox|within|in (about )?(a few |an? |one |two |three |five |ten )(minutes?|hours?|days?|weeks?|"
+    r"moments?)|an hour|morning|afternoon|evening|shortly)\b"
+)
+MAX_SENTENCES = 6
+
+
+def judge(prompts, replies, intents):
+    """Score replies: a DataFrame with one row a reply, in order.
+
+    `prompts`, `replies` and `intents` are equally long lists of strings. Columns, the first six 0 or 1:
+
+    - `fluent`: whole sentences, at most six, none said twice, every run of three words one that the shop's own text has,
+      and at least nine tenths of those runs found in the text of one single intent, so that the sentences belong together;
+    - `on_topic`: that holds for the intent of the prompt;
+    - `facts`: every order number, product and name in the reply stands in the prompt;
+    - `empathy`, `ownership`, `next_step`: the reply acknowledges, says "I'll …", names a time or a way to hear back;
+    - `words`: how many; and `score`, from 0 to 1: fluent · on_topic · facts · (1 + empathy + ownership + next_step) / 4.
+    """
+    import pandas
+
+    if not len(prompts) == len(replies) == len(intents):
+        raise ValueError(f"got {len(prompts)} prompts, {len(replies)} replies and {len(intents)} intents: as many of each")
+    unknown = sorted(set(intents) - set(_shop_text()))
+    if unknown:
+        raise ValueError(f"unknown intent {unknown[0]!r}: the judge knows {', '.join(_shop_text())}")
+    rows = []
+    for prompt, reply, intent in zip(prompts, replies, intents, strict=True):
+        coverage = topic_coverage(reply)
+        row = {
+            "fluent": is_whole(reply) and coverage["any"] == 1 and max(coverage[i] for i in _shop_text()) >= 0.9,
+            "on_topic": coverage[intent] >= 0.9,
+            "facts": facts_hold(prompt, reply),
+            "empathy": bool(re.search(EMPATHY, reply, re.I)),
+            "ownership": bool(re.search(OWNERSHIP, reply)),
+            "next_step": bool(re.search(NEXT_STEP, reply)),
+        }
+        row["score"] = row["fluent"] * row["on_topic"] * row["facts"]
+        row["score"] *= (1 + row["empathy"] + row["ownership"] + row["next_step"]) / 4
+        rows.append({name: float(value) for name, value in row.items()} | {"words": len(reply.split())})
+    return pandas.DataFrame(rows)
+
+
+def is_whole(reply: str) -> bool:
+    """Whether a reply is a handful of complete sentences, none of them said twice."""
+    sentences = split_sentences(reply)
+    shaped = all(re.match(r"[A-Z].*[a-z0-9][.!?]$", sentence) for sentence in sentences)
+    return shaped and 1 <= len(sentences) <= MAX_SENTENCES and len(set(sentences)) == len(sentences)
+
+
+def topic_coverage(reply: str) -> dict[str, float]:
+    """For each intent, and for `any`: the share of the reply's word trigrams that its text contains."""
+    trigrams = [gram for sentence in split_sentences(reply) for gram in _trigrams(sentence)]
+    known = _shop_text()
+    shares = {i: sum(gram in known[i] for gram in trigrams) / max(1, len(trigrams)) for i in known}
+    shares["any"] = sum(any(gram in table for table in known.values()) for gram in trigrams) / max(1, len(trigrams))
+    return shares
+
+
+def facts_hold(prompt: str, reply: str) -> bool:
+    """Whether every number, product and name that the reply mentions stands in the prompt."""
+    return set(find_slots(reply)) <= set(find_slots(prompt))
+
+
+def find_slots(text: str) -> list[tuple[str, str]]:
+    """The order numbers, products and names that a text mentions, in order: `("order" | "product" | "name", value)`."""
+    return [(match.lastgroup, match.group().lower()) for match in _slot_pattern().finditer(text)]
+
+
+def split_sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", text.strip())
+
+
+def win_rate(scores, baseline_scores, z=1.96) -> tuple[float, float, float]:
+    """`(rate, low, high)`: how often a reply beats the baseline's on the same prompt, a tie counting ½, with its interval.
+
+    Both are equally long sequences of scores. The interval is rate ± z standard errors of the mean (95 % for 1.96),
+    which takes prompts as independent.
+    """
+    ours, theirs = (torch.as_tensor(list(values), dtype=torch.float64) for values in (scores, baseline_scores))
+    if ours.shape != theirs.shape or len(ours) < 2:
+        raise ValueError(f"need two equally long lists of at least two scores, got {len(ours)} and {len(theirs)}")
+    wins = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    rate, error = wins.mean().item(), wins.std().item() / math.sqrt(len(wins))
+    return rate, rate - z * error, rate + z * error
+
+
+def second_opinion(replies) -> list[float]:
+    """A score from a Bradley-Terry model over words, fitted to the hand-written pairs: it never saw the judge's labels.
+
+    Higher is better; only differences mean anything. Log-odds of being preferred, under a logistic regression on which
+    words and word pairs a reply has (slots blanked), L2-regularised, fitted once to data/handwritten/train.jsonl.
+    """
+    vocabulary, weights = _second_opinion_model()
+    return [sum(weights[vocabulary[f]] for f in _features(reply) if f in vocabulary) for reply in replies]
+
+
+def _features(reply: str) -> set[str]:
+    words = _words(reply)
+    return {*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))}
+
+
+@lru_cache(maxsize=1)
+def _second_opinion_model() -> tuple[dict[str, int], list[float]]:
+    pairs = [json.loads(line) for line in (DATA / "handwritten" / "train.jsonl").read_text("utf-8").splitlines()]
+    return fit_bradley_terry([(pair["chosen"], pair["rejected"]) for pair in pairs])
+
+
+def fit_bradley_terry(pairs, strength=0.05) -> tuple[dict[str, int], list[float]]:
+    """Fit weights w so that σ(w·(features of chosen − features of rejected)) → 1; `(vocabulary, weights)`."""
+    features = [(_features(chosen), _features(rejected)) for chosen, rejected in pairs]
+    vocabulary = {f: i for i, f in enumerate(sorted(set().union(*(c | r for c, r in features))))}
+    difference = torch.zeros(len(pairs), len(vocabulary), dtype=torch.float64)
+    for row, (chosen, rejected) in enumerate(features):
+        for f in chosen:
+            difference[row, vocabulary[f]] += 1
+        for f in rejected:
+            difference[row, vocabulary[f]] -= 1
+    weights = torch.zeros(len(vocabulary), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = -torch.nn.functional.logsigmoid(difference @ weights).mean() + strength * weights.square().sum() / 2
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return vocabulary, weights.detach().tolist()
+
+
+@lru_cache(maxsize=1)
+def _common() -> dict:
+    return tomllib.loads((DATA / "text" / "common.toml").read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _slot_pattern() -> re.Pattern:
+    things = sorted(_common()["products"], key=len, reverse=True)
+    return re.compile(rf"(?i:\b(?P<product>{'|'.join(things)})\b)|\b(?P<name>{'|'.join(_common()['names'])})\b|(?P<order>\d+)")
+
+
+def _words(text: str) -> list[str]:
+    blanked = _slot_pattern().sub(lambda match: f"<{match.lastgroup}>", text.replace("{order}", "0"))
+    blanked = blanked.replace("{product}", "<product>").replace("{name}", "<name>")
+    return re.findall(r"<\w+>|[a-z]+(?:['-][a-z]+)*|[^\sa-z]", blanked.lower())
+
+
+def _trigrams(sentence: str) -> list[tuple[str, str, str]]:
+    words = ["<s>", *_words(sentence), "</s>"]
+    return list(zip(words, words[1:], words[2:], strict=False)) or [("<s>", *words[1:2], "</s>")]
+
+
+@lru_cache(maxsize=1)
+def _shop_text() -> dict[str, set]:
+    """For each intent, the word trigrams of all that the shop says about it: templates and hand-written chosen replies."""
+    shared = [*_common()["greetings"], *_common()["closings"]]
+    text = {}
+    for path in sorted((DATA / "text").glob("*.toml")):
+        if path.stem != "common":
+            lines = tomllib.loads(path.read_text(encoding="utf-8"))
+            parts = ("empathy", "action", "next_step", "brief", "curt", "long_bad")
+            text[path.stem] = [*shared, *(line for part in parts for line in lines[part])]
+    for path in sorted((DATA / "handwritten").glob("*.jsonl")):
+        for pair in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            text[pair["intent"]].append(pair["chosen"])
+    return {
+        intent: {gram for reply in replies for sentence in split_sentences(reply) for gram in _trigrams(sentence)}
+        for intent, replies in text.items()
+    }

@@ -1,0 +1,96 @@
+"""The DPO loss and its relatives. Numbers in, numbers out: no model in sight.
+
+Shown first in notebook 01 (by hand) and derived in notebook 03.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo")
+
+
+class DPOLoss(NamedTuple):
+    """What `dpo_loss` returns; every field has shape `(batch,)`."""
+
+    losses: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float = 0.1,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+) -> DPOLoss:
+    """The loss of each preference pair, and the implicit reward of each reply.
+
+    The four inputs are log-probs of whole replies in nats (sums over tokens), each of shape `(batch,)`. With
+    Δ = (policy − reference) of chosen − (policy − reference) of rejected, and z = β·Δ:
+
+    - `sigmoid`: −log σ(z), Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. With `label_smoothing` ε it is cDPO,
+      −(1−ε) log σ(z) − ε log σ(−z): ε is the share of labels believed to be flipped.
+    - `robust`: [−(1−ε) log σ(z) + ε log σ(−z)] / (1−2ε), Chowdhury et al. 2024 (arXiv 2403.00409), eq. 14. Unbiased
+      under flips of rate ε, and unbounded below for ε > 0: a low value of it does not mean a good model.
+    - `hinge`: max(0, 1 − z), SLiC's margin loss on DPO's rewards (Liu et al. 2023, arXiv 2309.06657).
+    - `ipo`: (Δ − 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), eq. 17: stops pushing once Δ reaches 1/(2β).
+
+    Returns `DPOLoss(losses, chosen_rewards, rejected_rewards)`; rewards are β·(policy − reference), without gradient.
+    Raises `ValueError` for β that is not a positive finite number, an unknown `loss_type`, a `label_smoothing` outside
+    [0, 0.5) or given to a loss that has none, and for shapes that differ.
+    """
+    check_loss_settings(beta, loss_type, label_smoothing)
+    given = {
+        "policy_chosen_logps": policy_chosen_logps,
+        "policy_rejected_logps": policy_rejected_logps,
+        "ref_chosen_logps": ref_chosen_logps,
+        "ref_rejected_logps": ref_rejected_logps,
+    }
+    if len({tuple(value.shape) for value in given.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items())
+        raise ValueError(f"the four log-probs must have one shape, got {shapes}")
+
+    chosen_logratios = policy_chosen_logps - ref_chosen_logps
+    rejected_logratios = policy_rejected_logps - ref_rejected_logps
+    delta = chosen_logratios - rejected_logratios
+    z = beta * delta
+
+    if loss_type == "sigmoid":
+        losses = -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
+    elif loss_type == "robust":
+        flipped = label_smoothing * F.logsigmoid(-z)
+        losses = (flipped - (1 - label_smoothing) * F.logsigmoid(z)) / (1 - 2 * label_smoothing)
+    elif loss_type == "hinge":
+        losses = torch.relu(1 - z)
+    else:
+        losses = (delta - 1 / (2 * beta)) ** 2
+    return DPOLoss(losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach())
+
+
+def check_loss_settings(beta: float, loss_type: str = "sigmoid", label_smoothing: float = 0.0) -> None:
+    """Raise `ValueError`, naming what was given, for settings that no DPO loss can use."""
+    if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta must be a positive number, got {beta!r}")
+    if loss_type not in LOSS_TYPES:
+        raise ValueError(f"unknown loss_type {loss_type!r}: choose one of {', '.join(LOSS_TYPES)}")
+    if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing < 0.5):
+        raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing!r}")
+    if label_smoothing and loss_type in ("hinge", "ipo"):
+        raise ValueError(f"loss_type {loss_type!r} has no label_smoothing, got {label_smoothing!r}")
+
+
+def gradient_weight(delta: Tensor, beta: float) -> Tensor:
+    """How hard one pair pulls: |∂loss/∂Δ| = β·σ(−β·Δ) for the `sigmoid` loss, of Δ's shape (DPO paper, eq. 7's gradient).
+
+    Near β/2 for a pair at Δ = 0, towards β for a pair ranked wrongly, towards 0 for one already ranked right by far.
+    """
+    return beta * torch.sigmoid(-beta * delta)

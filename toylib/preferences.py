@@ -1,0 +1,258 @@
+"""Preference pairs: load them, check them, turn them into tokens, put them side by side in a batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+SHIPPED = ("support", "handwritten", "templated")
+FIELDS = ("prompt", "chosen", "rejected")
+ASSISTANT = "\n\nAssistant:"
+
+
+def load_preferences(source="support", split="train", *, columns=None, on_bad="error"):
+    """Preference pairs as a `datasets.Dataset` with the columns `prompt`, `chosen`, `rejected`.
+
+    `source` is a shipped set (`support`, `handwritten`, `templated`; splits in data/README.md), a path to a `.json`,
+    `.jsonl`, `.csv` or `.parquet` file (which is one split, called train), a hub id, or a `Dataset`/`DatasetDict`.
+    Three forms are read: strings; lists of messages (rendered by the tokenizer's chat template at tokenisation); and
+    rows without a prompt, whose chosen and rejected share their beginning (as in Anthropic's HH: split after the last
+    "\\n\\nAssistant:"). `columns={"prompt": "instruction"}` says where a field is found under another name.
+
+    A row is bad if a field is missing, blank or not text, if chosen equals rejected, or if their prompts differ.
+    `on_bad="error"` raises `ValueError` naming file, row (from 1) and field, before anything is trained;
+    `on_bad="drop"` leaves such rows out and prints how many of each kind.
+    """
+    from datasets import Dataset
+
+    if on_bad not in ("error", "drop"):
+        raise ValueError(f'on_bad must be "error" or "drop", got {on_bad!r}')
+    name, rows = _read(source, split)
+    names = {field: (columns or {}).get(field, field) for field in FIELDS}
+    unknown = set(columns or {}) - set(FIELDS)
+    if unknown:
+        raise ValueError(f"columns may rename {', '.join(FIELDS)}; got {', '.join(sorted(unknown))}")
+    good, dropped = [], {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            good.append(_pair(row, names))
+        except ValueError as problem:
+            if on_bad == "error":
+                raise ValueError(f"{name}, row {number}: {problem}") from None
+            dropped[str(problem)] = dropped.get(str(problem), 0) + 1
+    for problem, count in dropped.items():
+        print(f"{name}: dropped {count} row{'s' if count > 1 else ''}: {problem}")
+    if not good:
+        raise ValueError(f"{name}: no preference pairs in it")
+    return Dataset.from_list(good)
+
+
+def load_prompts(split="test"):
+    """Held-out customer prompts, as a `datasets.Dataset` with the columns `prompt` and `intent`.
+
+    `test`: written by hand, used for no training and no tuning. `heldout` and `dev`: generated from phrasings that are
+    in no training text; `dev` is what settings were tuned on.
+    """
+    return _dataset(DATA / "prompts" / f"{split}.jsonl", ("prompt", "intent"))
+
+
+def tokenize_pairs(pairs, tokenizer, max_length=1024):
+    """Token ids of each pair: a list of dicts with `prompt`, `chosen` and `rejected`, each a list of ints.
+
+    Prompt and reply are tokenised apart, as they are when the model answers, and each reply ends with the
+    end-of-sequence token. A prompt that leaves the longer reply too little of `max_length` is cut from its left; a
+    pair with a reply that leaves no room for any prompt is dropped; both are counted and printed, and none left is
+    a `ValueError`. So is a tokenizer without an end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
+    rows, cut, dropped = [], 0, 0
+    for number, pair in enumerate(pairs, start=1):
+        prompt, chosen, rejected = _token_ids(pair, tokenizer)
+        if not prompt:
+            raise ValueError(f"row {number}: the prompt has no token, and the tokenizer no BOS to stand for it")
+        room = max_length - max(len(chosen), len(rejected))
+        if room < 1:
+            dropped += 1
+            continue
+        cut += len(prompt) > room
+        rows.append({"prompt": prompt[-room:], "chosen": chosen, "rejected": rejected})
+    if cut:
+        print(f"{cut} of {len(pairs)} prompts cut from the left to fit max_length={max_length}")
+    if dropped:
+        print(f"{dropped} of {len(pairs)} pairs dropped: a reply alone is longer than max_length={max_length} allows")
+    if not rows:
+        raise ValueError(f"no pair fits max_length={max_length}: every chosen or rejected reply alone is too long")
+    return rows
+
+
+def collate(rows, pad_token_id, device="cpu"):
+    """A batch of tokenised pairs as tensors for `sequence_logps`: `batch` rows of chosen, then `batch` of rejected.
+
+    Returns a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
+    """
+    sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
+    length = max(len(prompt) + len(reply) for prompt, reply in sequences)
+    shape = (len(sequences), length)
+    input_ids = torch.full(shape, pad_token_id)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    completion_mask = torch.zeros(shape, dtype=torch.long)
+    for i, (prompt, reply) in enumerate(sequences):
+        end = len(prompt) + len(reply)
+        input_ids[i, :end] = torch.tensor(prompt + reply)
+        attention_mask[i, :end] = 1
+        completion_mask[i, len(prompt) : end] = 1
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _read(source, split):
+    """`(name, rows)`: what to call the source in an error, and its rows as an iterable of dicts."""
+    from datasets import Dataset, DatasetDict, load_dataset
+
+    if isinstance(source, DatasetDict):
+        if split not in source:
+            raise ValueError(f"the data set has no split {split!r}: it has {', '.join(source)}")
+        source = source[split]
+    if isinstance(source, Dataset):
+        return "the data set", source
+    if source in SHIPPED:
+        splits = sorted(path.stem for path in (DATA / source).glob("*.jsonl"))
+        if split not in splits:
+            raise ValueError(f"{source!r} has no split {split!r}: it has {', '.join(splits)}")
+        return f"data/{source}/{split}.jsonl", _read_file(DATA / source / f"{split}.jsonl")
+    path = Path(source)
+    if path.suffix in (".json", ".jsonl", ".csv", ".parquet"):
+        if split != "train":
+            raise ValueError(f"{path} is one file and so one split, train; got split={split!r}")
+        return str(path), _read_file(path)
+    try:
+        return f"{source} ({split})", load_dataset(str(source), split=split)
+    except Exception as problem:  # the hub's own errors are many; the reader needs one sentence
+        raise ValueError(
+            f"{source!r} is not a shipped set ({', '.join(SHIPPED)}), not a file I can see, and the Hugging Face hub "
+            f"did not give it (no network, or no such data set or split): {str(problem).splitlines()[0][:200]}"
+        ) from None
+
+
+def _read_file(path):
+    """The rows of a `.json`, `.jsonl`, `.csv` or `.parquet` file as dicts; `ValueError` naming file and line."""
+    import pandas
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    try:
+        if path.suffix == ".parquet":
+            return pandas.read_parquet(path).to_dict("records")
+        if path.suffix == ".csv":
+            return pandas.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file in UTF-8") from None
+    except Exception as problem:  # pandas and pyarrow raise types of their own
+        raise ValueError(f"{path}: not a readable {path.suffix} file: {str(problem).splitlines()[0]}") from None
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as problem:
+            raise ValueError(f"{path}, line {problem.lineno}: not valid JSON: {problem.msg}") from None
+        if not isinstance(rows, list):
+            raise ValueError(f"{path}: a .json file must hold a list of rows; one row a line goes into a .jsonl file")
+        return rows
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as problem:
+                raise ValueError(f"{path}, line {number}: not valid JSON: {problem.msg}") from None
+    return rows
+
+
+def _dataset(path, columns):
+    from datasets import Dataset
+
+    return Dataset.from_list([{column: row[column] for column in columns} for row in _read_file(path)])
+
+
+def _pair(row, names):
+    """One checked row `{prompt, chosen, rejected}`, whatever form it came in; `ValueError` naming the field."""
+    if not isinstance(row, dict):
+        raise ValueError("not an object with the fields prompt, chosen and rejected")
+    fields = {field: row[names[field]] for field in FIELDS if names[field] in row}
+    for field in ("chosen", "rejected"):
+        if field not in fields:
+            raise ValueError(f"field {names[field]!r} is missing; the row has {', '.join(map(str, row)) or 'no field'}")
+    for field, value in fields.items():
+        _check_text(names[field], value)
+    if fields["chosen"] == fields["rejected"]:
+        raise ValueError("chosen and rejected are identical")
+    kinds = {type(value) for value in fields.values()}
+    if len(kinds) > 1:
+        raise ValueError("prompt, chosen and rejected must be all text or all lists of messages")
+    if "prompt" not in fields:
+        fields = _split_prompt(fields["chosen"], fields["rejected"])
+    return {field: fields[field] for field in FIELDS}
+
+
+def _check_text(field, value):
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(f"field {field!r} is {'blank' if value else 'empty'}")
+    elif isinstance(value, list):
+        if not value:
+            raise ValueError(f"field {field!r} is empty")
+        for message in value:
+            content = message.get("content") if isinstance(message, dict) else None
+            if not (isinstance(content, str) and content.strip() and isinstance(message.get("role"), str)):
+                raise ValueError(f"field {field!r} has a message without a text 'role' and a text 'content'")
+    elif value is None:
+        raise ValueError(f"field {field!r} is missing")
+    else:
+        raise ValueError(f"field {field!r} is not text but {type(value).__name__}")
+
+
+def _split_prompt(chosen, rejected):
+    """Prompt, chosen and rejected of a row whose two replies still carry their common beginning."""
+    if isinstance(chosen, str):
+        cut = chosen.rfind(ASSISTANT) + len(ASSISTANT)
+        if cut < len(ASSISTANT):
+            raise ValueError("field 'prompt' is missing, and chosen has no '\\n\\nAssistant:' to split it at")
+        if rejected[:cut] != chosen[:cut] or ASSISTANT in rejected[cut:]:
+            raise ValueError("chosen and rejected do not share one prompt")
+    else:
+        cut = len(chosen) - 1
+        if cut < 1 or rejected[:cut] != chosen[:cut]:
+            raise ValueError("chosen and rejected do not share one prompt")
+    pair = {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
+    for field in ("chosen", "rejected"):
+        _check_text(field, pair[field])
+    return pair
+
+
+def _token_ids(pair, tokenizer):
+    """Ids of prompt, chosen and rejected; the replies with one end-of-sequence token at their end."""
+    prompt, replies = pair["prompt"], [pair["chosen"], pair["rejected"]]
+    if not isinstance(prompt, str):
+        if not tokenizer.chat_template:
+            raise ValueError("the pairs are lists of messages, but the tokenizer has no chat template to render them")
+        rendered = [tokenizer.apply_chat_template(prompt + reply, tokenize=False) for reply in replies]
+        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        if not all(text.startswith(prompt) for text in rendered):
+            raise ValueError("the tokenizer's chat template does not keep the prompt at the start of prompt + reply")
+        replies = [text[len(prompt) :].rstrip("\n") for text in rendered]
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    else:
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
+            prompt_ids = prompt_ids[:-1]
+    if not prompt_ids and tokenizer.bos_token_id is not None:
+        prompt_ids = [tokenizer.bos_token_id]
+    reply_ids = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
+    eos = tokenizer.eos_token_id
+    return prompt_ids, *(ids if ids[-1:] == [eos] else ids + [eos] for ids in reply_ids)
