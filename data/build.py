@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
-import math
 import random
 import time
 
 import compose
+import measure
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,20 +28,20 @@ from toylib.replies import sample_replies
 SEED = 0
 VOCABULARY = 1024
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
-STEPS, BATCH, RATE, PROMPT_WEIGHT = 2000, 96, 3e-3, 0.2
+STEPS, BATCH, RATE, PROMPT_WEIGHT = 2000, 64, 3e-3, 0.2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
     "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 
 
-def sft_examples(rng, count):
-    """`count` pairs (prompt, reply): the text the support model is trained on. Never a dev or test phrasing."""
+def sft_examples(rng):
+    """Pairs (prompt, reply) without end: the text the support model is trained on. Never a dev or test phrasing."""
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
     for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
         asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
     intents = list(asked)
-    for _ in range(count):
+    while True:
         intent = rng.choice(intents)
         phrasing = rng.choice(asked[intent])
         second = rng.choice(asked[intent])
@@ -185,3 +186,38 @@ def templated_pairs(rng, count, contrasts):
         chosen, rejected = (compose.reply(rng, prompt["intent"], style, values) for style in (good, bad))
         rows.append({"prompt": prompt["prompt"], "chosen": chosen, "rejected": rejected, "intent": prompt["intent"]})
     return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of the support model ({STEPS})")
+    parser.add_argument("--keep-model", action="store_true", help="keep data/support-lm, remake the rest")
+    options = parser.parse_args()
+    started = time.monotonic()
+    check_test_set()
+
+    folder = DATA / "support-lm"
+    if not options.keep_model:
+        rng = random.Random(SEED)
+        tokenizer = build_tokenizer(itertools.islice(sft_examples(rng), 20_000))
+        model = train_sft(tokenizer, sft_examples(rng), options.steps, SEED)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    model, tokenizer = load_model("support-lm", device="cpu")  # what follows sees the weights as they are shipped
+
+    rng = random.Random(SEED + 1)
+    write_jsonl(DATA / "prompts" / "dev.jsonl", distinct_prompts(rng, "dev", 240))
+    write_jsonl(DATA / "prompts" / "heldout.jsonl", distinct_prompts(rng, "test", 240))
+    for split, part, count, seed in (("train", "phrasings", 1800, 100), ("test", "dev", 480, 200)):
+        prompts = distinct_prompts(rng, part, count, held_out=split == "test")
+        pairs = on_policy_pairs(model, tokenizer, prompts, seed)
+        write_jsonl(DATA / "support" / f"{split}.jsonl", pairs[: 800 if split == "train" else 160])
+    balanced = [("brief", "long_bad"), ("helpful", "curt")]
+    write_jsonl(DATA / "templated" / "balanced.jsonl", templated_pairs(rng, 480, balanced))
+    write_jsonl(DATA / "templated" / "confounded.jsonl", templated_pairs(rng, 480, [("helpful", "curt")]))
+    measure.write_card(model, tokenizer)
+    print(f"all of data/ made in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

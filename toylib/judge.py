@@ -6,6 +6,7 @@ of English: it tells whether a reply of the support model is whole, on topic, tr
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -41,7 +42,9 @@ def judge(prompts, replies, intents):
     import pandas
 
     if not len(prompts) == len(replies) == len(intents):
-        raise ValueError(f"got {len(prompts)} prompts, {len(replies)} replies and {len(intents)} intents: as many of each")
+        raise ValueError(
+            f"got {len(prompts)} prompts, {len(replies)} replies and {len(intents)} intents: as many of each"
+        )
     unknown = sorted(set(intents) - set(_shop_text()))
     if unknown:
         raise ValueError(f"unknown intent {unknown[0]!r}: the judge knows {', '.join(_shop_text())}")
@@ -52,7 +55,7 @@ def judge(prompts, replies, intents):
             "fluent": is_whole(reply) and coverage["any"] == 1 and max(coverage[i] for i in _shop_text()) >= 0.9,
             "on_topic": coverage[intent] >= 0.9,
             "facts": facts_hold(prompt, reply),
-            "empathy": bool(re.search(EMPATHY, reply, re.I)),
+            "empathy": bool(re.search(EMPATHY, reply, re.IGNORECASE)),
             "ownership": bool(re.search(OWNERSHIP, reply)),
             "next_step": bool(re.search(NEXT_STEP, reply)),
         }
@@ -65,7 +68,8 @@ def judge(prompts, replies, intents):
 def is_whole(reply: str) -> bool:
     """Whether a reply is a handful of complete sentences, none of them said twice."""
     sentences = split_sentences(reply)
-    shaped = all(re.match(r"[A-Z].*[a-z0-9][.!?]$", sentence) for sentence in sentences)
+    shaped = not re.search(r"[{}<>]", reply)  # a slot that was never filled
+    shaped = shaped and all(re.match(r"[A-Z].*[a-z0-9][.!?]$", sentence) for sentence in sentences)
     return shaped and 1 <= len(sentences) <= MAX_SENTENCES and len(set(sentences)) == len(sentences)
 
 
@@ -118,7 +122,7 @@ def second_opinion(replies) -> list[float]:
 
 def _features(reply: str) -> set[str]:
     words = _words(reply)
-    return {*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))}
+    return {*words, *(" ".join(pair) for pair in itertools.pairwise(words))}
 
 
 @lru_cache(maxsize=1)
@@ -158,7 +162,9 @@ def _common() -> dict:
 @lru_cache(maxsize=1)
 def _slot_pattern() -> re.Pattern:
     things = sorted(_common()["products"], key=len, reverse=True)
-    return re.compile(rf"(?i:\b(?P<product>{'|'.join(things)})\b)|\b(?P<name>{'|'.join(_common()['names'])})\b|(?P<order>\d+)")
+    return re.compile(
+        rf"(?i:\b(?P<product>{'|'.join(things)})\b)|\b(?P<name>{'|'.join(_common()['names'])})\b|(?P<order>\d+)"
+    )
 
 
 def _words(text: str) -> list[str]:

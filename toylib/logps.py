@@ -49,6 +49,10 @@ def sequence_logps(
         if rows.any():
             raise ValueError(f"row {int(rows.nonzero()[0])} {problem}")
 
+    # Padding goes to the right, where no token can look back at it: a row that begins with nothing to attend to is NaN
+    # under eager attention in float64, and so is its gradient.
+    order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
+    input_ids, attention_mask, scored = (t.gather(1, order) for t in (input_ids, attention_mask, scored))
     logps = token_logps(model, input_ids, attention_mask)
     scored = scored[:, 1:]
     totals = torch.where(scored, logps, torch.zeros_like(logps)).sum(dim=1)

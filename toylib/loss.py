@@ -78,7 +78,7 @@ def dpo_loss(
 
 def check_loss_settings(beta: float, loss_type: str = "sigmoid", label_smoothing: float = 0.0) -> None:
     """Raise `ValueError`, naming what was given, for settings that no DPO loss can use."""
-    if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
+    if isinstance(beta, bool) or not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta must be a positive number, got {beta!r}")
     if loss_type not in LOSS_TYPES:
         raise ValueError(f"unknown loss_type {loss_type!r}: choose one of {', '.join(LOSS_TYPES)}")

@@ -16,6 +16,7 @@ def load_model(name="support-lm", device=None):
     the CPU. Safetensors only, and no code that comes with the weights is run. Raises `ValueError`, in one sentence,
     for a name that is nowhere to be found (which includes a hub id without network) and for weights in another format.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,11 +31,11 @@ def load_model(name="support-lm", device=None):
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, SafetensorError) as problem:
         raise ValueError(
             f"cannot load {str(name)!r}: not shipped (support-lm is), not a folder with safetensors weights, and the "
             "Hugging Face hub did not give it: check the spelling and the network, and for a gated model log in with "
-            f"`hf auth login` ({str(problem).splitlines()[0][:160]})"
+            f"`hf auth login` ({(str(problem) or repr(problem)).splitlines()[0][:160]})"
         ) from None
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:

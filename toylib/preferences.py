@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def load_preferences(source="support", split="train", *, columns=None, on_bad="e
     good, dropped = [], {}
     for number, row in enumerate(rows, start=1):
         try:
-            good.append(_pair(row, names))
+            pair = _pair(row, names)
+            if good and type(pair["chosen"]) is not type(good[0]["chosen"]):
+                raise ValueError("some rows are text and some are lists of messages; all must be one or the other")
+            good.append(pair)
         except ValueError as problem:
             if on_bad == "error":
                 raise ValueError(f"{name}, row {number}: {problem}") from None
@@ -94,6 +98,8 @@ def collate(rows, pad_token_id, device="cpu"):
 
     Returns a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
     """
+    if pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
     sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
     length = max(len(prompt) + len(reply) for prompt, reply in sequences)
     shape = (len(sequences), length)
@@ -119,6 +125,9 @@ def _read(source, split):
         source = source[split]
     if isinstance(source, Dataset):
         return "the data set", source
+    if not isinstance(source, (str, Path)):
+        kind = type(source).__name__
+        raise ValueError(f"source must be a shipped set's name, a path, a hub id or a Dataset, got {kind}")
     if source in SHIPPED:
         splits = sorted(path.stem for path in (DATA / source).glob("*.jsonl"))
         if split not in splits:
@@ -131,30 +140,34 @@ def _read(source, split):
         return str(path), _read_file(path)
     try:
         return f"{source} ({split})", load_dataset(str(source), split=split)
-    except Exception as problem:  # the hub's own errors are many; the reader needs one sentence
+    except Exception as problem:  # noqa: BLE001 (the hub's own errors are many; the reader needs one sentence)
         raise ValueError(
-            f"{source!r} is not a shipped set ({', '.join(SHIPPED)}), not a file I can see, and the Hugging Face hub "
-            f"did not give it (no network, or no such data set or split): {str(problem).splitlines()[0][:200]}"
+            f"{str(source)!r} is not a shipped set ({', '.join(SHIPPED)}), not a file I can see, and the Hugging Face hub "
+            f"did not give it (no network, or no such data set or split): {(str(problem) or repr(problem)).splitlines()[0][:200]}"
         ) from None
 
 
 def _read_file(path):
     """The rows of a `.json`, `.jsonl`, `.csv` or `.parquet` file as dicts; `ValueError` naming file and line."""
-    import pandas
-
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     try:
         if path.suffix == ".parquet":
-            return pandas.read_parquet(path).to_dict("records")
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+        text = path.read_text(encoding="utf-8-sig")  # as UTF-8, and past the mark that Windows puts first
         if path.suffix == ".csv":
-            return pandas.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-        text = path.read_text(encoding="utf-8")
+            import pandas
+
+            if "\0" in text:
+                raise ValueError("it holds zero bytes, which text does not")
+            return pandas.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict("records")
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file in UTF-8") from None
-    except Exception as problem:  # pandas and pyarrow raise types of their own
+    except (ValueError, OSError) as problem:  # pandas' and pyarrow's errors are among these
         raise ValueError(f"{path}: not a readable {path.suffix} file: {str(problem).splitlines()[0]}") from None
     if path.suffix == ".json":
         try:
@@ -185,8 +198,8 @@ def _pair(row, names):
     if not isinstance(row, dict):
         raise ValueError("not an object with the fields prompt, chosen and rejected")
     fields = {field: row[names[field]] for field in FIELDS if names[field] in row}
-    for field in ("chosen", "rejected"):
-        if field not in fields:
+    for field in FIELDS:
+        if field not in fields and (field != "prompt" or names[field] != "prompt"):
             raise ValueError(f"field {names[field]!r} is missing; the row has {', '.join(map(str, row)) or 'no field'}")
     for field, value in fields.items():
         _check_text(names[field], value)

@@ -50,7 +50,7 @@ def train_dpo(
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
     if ref_model is not None and shares_storage(model, ref_model):
         raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")
-    reference = frozen_copy(model if ref_model is None else ref_model)
+    reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).requires_grad_(True).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
     settings = {"beta": beta, "loss_type": loss_type, "label_smoothing": label_smoothing}
@@ -111,6 +111,8 @@ def evaluate_dpo(policy, reference, tokenizer, rows, batch_size=24, **settings):
 
 def batches(count, batch_size, steps, seed):
     """`steps` lists of indices below `count`: every index once, in an order drawn by `seed`, before any comes again."""
+    if steps < 0 or batch_size < 1:
+        raise ValueError(f"steps must be at least 0 and batch_size at least 1, got {steps!r} and {batch_size!r}")
     generator = torch.Generator().manual_seed(seed)
     queue = []
     for _ in range(steps):

@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+"""Everything in one command. It makes .venv beside this file, installs the project into it, and then
+
+    python3 lab.py                        opens JupyterLab on the first notebook (also: lab --no-browser, lab --port 9000)
+    python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
+    python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
+    python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
+
+Standard library only, because it runs before anything is installed. What needs more (nbclient, ruff) is imported where it is
+used, in the second half, which the Python of .venv runs.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  before anything that an older Python could stumble over
+    sys.exit("lab.py needs Python 3.11 or newer, and this one is {}.{}.".format(*sys.version_info))
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+NOTEBOOKS = ROOT / "notebooks"
+VENV = ROOT / ".venv"
+QUICK = ("01", "02", "03", "09")  # the notebooks that the quick tests compare with their committed outputs
+NEEDED_GB = 3
+QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
+
+
+# ---- the set-up ----------------------------------------------------------------------------------------------------
+
+
+def venv_bin(name):
+    return VENV / "Scripts" / f"{name}.exe" if os.name == "nt" else VENV / "bin" / name
+
+
+def fingerprint():
+    """What .venv depends on. The place is part of it (an editable install remembers it), pyvenv.cfg knows the Python."""
+    parts = [ROOT / "pyproject.toml", ROOT / "constraints.txt", VENV / "pyvenv.cfg"]
+    return hashlib.sha256(str(ROOT).encode() + b"".join(p.read_bytes() for p in parts)).hexdigest()
+
+
+def is_ready():
+    try:
+        return venv_bin("python").exists() and (VENV / "stamp").read_text() == fingerprint()
+    except OSError:
+        return False
+
+
+def is_whole(modules):
+    """Whether there is a .venv to build on: its Python starts, and no installer was killed half-way in it."""
+    check = [venv_bin("python"), "-c", f"import {modules}; sys.exit(sys.version_info < (3, 11))"]
+    try:
+        return not (VENV / "installing").exists() and subprocess.call(check, **QUIET) == 0
+    except OSError:
+        return False
+
+
+def ensure_venv():
+    """Make .venv and install into it, unless the stamp says that this was done. The stamp is written last."""
+    if is_ready():
+        return
+    uv = shutil.which("uv")
+    if not uv and not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        name = f"python3.{sys.version_info.minor}-venv"
+        sys.exit(f"lab.py: this Python cannot make virtual environments; on Debian: apt install {name} (as root).")
+    free_gb, whole = shutil.disk_usage(ROOT).free / 1e9, is_whole("sys" if uv else "sys, pip")
+    if not whole and free_gb < NEEDED_GB:
+        sys.exit(f"lab.py: the set-up needs about {NEEDED_GB} GB of disk, and {ROOT} has {free_gb:.1f} GB free.")
+    print(f"Setting up {VENV} (once; about 3 minutes, longer on a slow line).", flush=True)
+    if not whole:
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir()
+        make = [uv, "venv", "--allow-existing", "--python"] if uv else []
+        make += [sys.executable] if uv else [sys.executable, "-m", "venv"]
+        install("the virtual environment, a few seconds", [*make, VENV])
+
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    torch = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE).group()
+    pip = [uv, "pip", "install", "--python", venv_bin("python")] if uv else [venv_bin("python"), "-m", "pip", "install"]
+    # The exact torch first and alone: some machines hold one small CPU build and answer nothing else with it.
+    install(f"{torch}, the largest part, about a minute", [*pip, torch])
+    # The build backend is installed like everything else, so that nothing is downloaded where all is there already.
+    install("what builds the package", [*pip, *project["build-system"]["requires"]])
+    rest = ["--no-build-isolation", "-c", "constraints.txt", "-e", ".[lab,test]"]
+    install("JupyterLab, transformers and the rest, about two minutes", [*pip, *rest])
+    (VENV / "stamp").write_text(fingerprint())
+
+
+def install(what, command):
+    """Run one installer, its words in .venv/install.log; where it fails, leave with one sentence."""
+    log, busy, start = VENV / "install.log", VENV / "installing", time.monotonic()
+    terminal = sys.stdout.isatty()
+    environment = {**venv_environment(), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    if "PIP_FIND_LINKS" in environment:  # uv reads none of pip's settings
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    print(f"  {what} ...", end="" if terminal else "\n", flush=True)
+    busy.touch()
+    with log.open("ab") as words:
+        began = words.tell()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, **QUIET | {"stdout": words, "stderr": words})
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                if terminal:
+                    print(f"\r  {what} ... {time.monotonic() - start:.0f} s", end="", flush=True)
+        finally:
+            process.kill()
+    if terminal:
+        print()
+    said = log.read_bytes()[began:].decode(errors="replace")
+    if "No space left" in said:
+        sys.exit(f"lab.py: the disk is full; make room (about {NEEDED_GB} GB) and start again; see {log}.")
+    busy.unlink()
+    if process.returncode and re.search(OFFLINE, said):
+        sys.exit(f"lab.py: no network, or it broke off: connect and start again; the installer's words are in {log}.")
+    if process.returncode:
+        sys.exit(f"lab.py: the installer failed on {what.split(',')[0]}; its words are in {log}.")
+
+
+def venv_environment():
+    """The environment for what runs in .venv: its Python, its kernel, our JupyterLab settings (labconfig/), nobody else's."""
+    foreign = ("PYTHONHOME", "PYTHONPATH", "JUPYTER_PATH", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
+    environment["VIRTUAL_ENV"] = str(VENV)
+    environment["PATH"] = os.pathsep.join([str(venv_bin("python").parent), os.environ.get("PATH", "")])
+    ours = [str(ROOT), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(path for path in ours if path)
+    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
+    return environment
+
+
+def hand_over(*arguments):
+    """Go on as .venv's Python with these arguments; does not return."""
+    command = [str(venv_bin("python")), *map(str, arguments)]
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    if os.name != "nt":
+        os.execve(command[0], command, venv_environment())
+    process = subprocess.Popen(command, env=venv_environment())
+    while True:
+        try:
+            sys.exit(process.wait())
+        except KeyboardInterrupt:  # the process has it as well, and decides
+            continue
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+
+def lab(arguments):
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    first = NOTEBOOKS / "01_four_numbers.ipynb"
+    settings = [f"--ServerApp.root_dir={ROOT}", "--ServerApp.ip=localhost", *root]
+    hand_over("-m", "jupyterlab", first, *settings, *arguments)
+
+
+def test(arguments):
+    """One pytest for everything, so that its last line counts everything."""
+    every, arguments = "--all" in arguments, [a for a in arguments if a != "--all"]
+    named = [a for a in arguments if a.split("::")[0].endswith((".py", ".ipynb")) or a.startswith("tests")]
+    chosen = [path for path in notebooks() if every or path.name[:2] in QUICK]
+    left_out = [path.name[:2] for path in notebooks() if path not in chosen]
+    if left_out and not named:
+        print(f"The quick tests leave out the notebooks {', '.join(left_out)}; with --all everything is run.")
+    nbval = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "--nbval-sanitize-with=tests/nbval.cfg"]
+    what = [] if named else ["tests", *(path.relative_to(ROOT).as_posix() for path in chosen)]
+    hand_over("-m", "pytest", *what, *nbval, *(["--all"] if every else []), *arguments)
+
+
+def notebooks():
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def choose(numbers):
+    """The notebooks with these numbers ("1" or "01"), or all."""
+    there = {path.name[:2]: path for path in notebooks()}
+    unknown = [number for number in numbers if number.zfill(2) not in there]
+    if unknown or not there:
+        sys.exit(f"lab.py: there is no notebook {', '.join(unknown)}; there are {', '.join(there) or 'none yet'}.")
+    return [there[number.zfill(2)] for number in numbers] if numbers else list(there.values())
+
+
+def main(arguments):
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else "lab"
+    rest = arguments[1:] if arguments[:1] == [command] else arguments
+    if arguments[:1] in (["-h"], ["--help"], ["help"]):
+        print(__doc__)
+    elif arguments[:1] == ["--inside"]:  # started by hand_over
+        inside(arguments[1], arguments[2:])
+    elif command not in ("lab", "test", "run", "build"):
+        sys.exit(f"lab.py: there is no command {command!r}; there are lab, test, run and build (see --help).")
+    else:
+        paths = choose(rest) if command in ("run", "build") else []
+        try:
+            ensure_venv()
+        except OSError as error:
+            sys.exit(f"lab.py: cannot write {VENV}: {error.strerror}.")
+        if command in ("run", "build"):
+            hand_over(ROOT / "lab.py", "--inside", command, *paths)
+        else:
+            {"lab": lab, "test": test}[command](rest)
+
+
+# ---- notebooks: from here on .venv's Python ------------------------------------------------------------------------
+
+
+def inside(command, paths):
+    start = time.monotonic()
+    for path in map(Path, paths):
+        notebook = formatted(path) if command == "build" else read(path)
+        execute(notebook, path)
+        if command == "build":
+            write(normalised(notebook), path)
+    print(f"{len(paths)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+def read(path):
+    """The notebook, with an id for each cell that has none: the first free of cell-01, cell-02, ..."""
+    import nbformat
+
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    taken = {cell.get("id") for cell in notebook["cells"]}
+    for number, cell in enumerate(notebook["cells"], 1):
+        if "id" not in cell:
+            while f"cell-{number:02d}" in taken:
+                number += 1
+            cell["id"] = f"cell-{number:02d}"
+            taken.add(cell["id"])
+    notebook["nbformat_minor"] = max(notebook["nbformat_minor"], 5)
+    return nbformat.reads(json.dumps(notebook), as_version=4)
+
+
+def formatted(path):
+    """The notebook with its code as `ruff format` has it."""
+    import nbformat
+
+    ruff = [sys.executable, "-m", "ruff", "format", "--config", ROOT / "pyproject.toml", "--stdin-filename", path, "-"]
+    done = subprocess.run(ruff, input=nbformat.writes(read(path)).encode(), capture_output=True, check=False)
+    if done.returncode:
+        sys.exit(f"lab.py: {path.name} is not as ruff can format it: {done.stderr.decode(errors='replace').strip()}")
+    return nbformat.reads(done.stdout.decode(), as_version=4)
+
+
+def execute(notebook, path):
+    """Run all cells in a fresh kernel, started in notebooks/, with progress; leave with the error of a cell that fails."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    start, count, at = time.monotonic(), len(notebook.cells), [0]
+
+    def plain_interrupt(notebook):  # nbclient's own handling of ctrl-C ends in tracebacks
+        if os.name != "nt":
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+    def show(cell, cell_index, **_):
+        at[0] = cell_index + 1
+        if sys.stdout.isatty():
+            print(f"\r{path.stem}: cell {at[0]} of {count}, {time.monotonic() - start:.0f} s ", end="", flush=True)
+
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=1800,
+        record_timing=False,
+        store_widget_state=False,
+        on_notebook_start=plain_interrupt,
+        on_cell_start=show,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        clean = re.sub(r"\x1b\[[0-9;]*m", "", getattr(error, "traceback", "") or str(error))
+        line = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else type(error).__name__
+        print(f"\n{clean}", file=sys.stderr)
+        sys.exit(f"lab.py: {path.name}, cell {at[0]} of {count}, failed with {line}")
+    again = "\r" if sys.stdout.isatty() else ""
+    print(f"{again}{path.stem}: {count} cells, {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+
+def normalised(notebook):
+    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece."""
+    python = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook["metadata"] = {"kernelspec": python, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    for cell in notebook["cells"]:
+        for noise in ("execution", "ExecuteTime", "trusted", "collapsed", "scrolled"):
+            cell["metadata"].pop(noise, None)
+        if cell["cell_type"] == "code":
+            cell["outputs"] = merged(cell["outputs"])
+            for output in cell["outputs"]:
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return notebook
+
+
+def merged(outputs):
+    """The outputs with neighbouring pieces of one stream put together, progress lines as a terminal shows them in the end."""
+    kept = []
+    for output in outputs:
+        if output["output_type"] != "stream":
+            kept.append(output)
+        elif kept and kept[-1].get("name") == output["name"]:
+            kept[-1]["text"] += output["text"]
+        else:
+            kept.append(output)
+    for output in kept:
+        if output["output_type"] == "stream":
+            output["text"] = "\n".join(map(overwritten, output["text"].replace("\r\n", "\n").split("\n")))
+    return kept
+
+
+def overwritten(line):
+    """What is left of a line when each carriage return starts it over: "step 1\\rstep 2" is "step 2"."""
+    shown = ""
+    for piece in line.split("\r"):
+        shown = piece + shown[len(piece) :]
+    return shown.rstrip(" ") if "\r" in line else shown
+
+
+def write(notebook, path):
+    """Write beside the old file, then put it in its place in one step."""
+    import nbformat
+
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(nbformat.writes(nbformat.from_dict(notebook)) + "\n", encoding="utf-8", newline="\n")
+    os.replace(new, path)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\nlab.py: stopped.", file=sys.stderr, flush=True)
+        os._exit(
+            1
+        )  # past nbclient's cleaning-up, which ends in tracebacks; a kernel ends by itself when its parent has

@@ -1,0 +1,47 @@
+"""What all tests share: the option --all and the mark `slow`, the repository's root, and lab.py as a module."""
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also the tests marked slow")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes long or needs a browser; runs with --all only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+    config.left_out = Counter(item.path.name for item in slow)
+
+
+def pytest_report_collectionfinish(config):
+    left_out = getattr(config, "left_out", None)
+    if left_out:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items()))
+        return f"left out, because slow: {names}; with --all they are run"
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT
+
+
+@pytest.fixture
+def lab():
+    """lab.py, freshly loaded, so that a test may change its constants."""
+    spec = importlib.util.spec_from_file_location("lab", ROOT / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

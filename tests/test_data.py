@@ -1,0 +1,160 @@
+"""The shipped text, pairs and support model: what the data card says of them holds."""
+
+import difflib
+import hashlib
+import itertools
+import json
+import re
+import sys
+
+import pytest
+
+from toylib import load_model
+from toylib.judge import find_slots, judge
+from toylib.preferences import DATA, load_prompts
+from toylib.replies import sample_replies
+
+sys.path.insert(0, str(DATA))
+import compose  # noqa: E402
+
+PAIR_FILES = sorted(p for name in ("support", "handwritten", "templated") for p in (DATA / name).glob("*.jsonl"))
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def similar(a, b):
+    words = [set(re.findall(r"[a-z{}']+", text.lower())) for text in (a, b)]
+    overlap = len(words[0] & words[1]) / len(words[0] | words[1])
+    return overlap > 0.7 or (overlap > 0.4 and difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio() > 0.85)
+
+
+def phrasings():
+    return [
+        (i, part, line)
+        for i, lines in compose.INTENTS.items()
+        for part in ("phrasings", "dev", "test")
+        for line in lines[part]
+    ]
+
+
+def test_twelve_intents_have_25_to_40_phrasings_each():
+    assert len(compose.INTENTS) == 12
+    for intent, lines in compose.INTENTS.items():
+        assert intent == lines["intent"] and 25 <= sum(len(lines[part]) for part in ("phrasings", "dev", "test")) <= 40
+
+
+def test_no_two_phrasings_are_near_duplicates():
+    lines = [line for _, _, line in phrasings()]
+    assert [pair for pair in itertools.combinations(lines, 2) if similar(*pair)] == []
+
+
+def test_no_hand_written_test_prompt_is_a_phrasing_or_a_pairs_prompt():
+    test = [row["prompt"][10:-7] for row in read(DATA / "prompts" / "test.jsonl")]
+    known = [line for _, _, line in phrasings()] + [
+        row["prompt"][10:-7] for row in read(DATA / "handwritten" / "train.jsonl")
+    ]
+    assert len(set(test)) == len(test) >= 100
+    assert [pair for pair in itertools.product(test, known) if similar(*pair)] == []
+
+
+def test_the_hand_written_test_set_is_the_one_committed_before_training():
+    committed = (DATA / "prompts" / "test.jsonl.sha256").read_text().split()[0]
+    assert hashlib.sha256((DATA / "prompts" / "test.jsonl").read_bytes()).hexdigest() == committed
+
+
+def test_text_has_no_digits_but_in_slots_and_no_article_before_a_product():
+    for _, _, line in phrasings():
+        assert not re.search(r"\d", line), line
+        assert not re.search(r"\ban? \{product\}", line), line
+
+
+@pytest.mark.parametrize("path", PAIR_FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_chosen_replies_are_fluent_on_topic_and_right_in_their_facts(path):
+    rows = read(path)
+    seen = judge([r["prompt"] for r in rows], [r["chosen"] for r in rows], [r["intent"] for r in rows])
+    bad = [rows[i] for i in seen.index if not (seen.fluent[i] and seen.on_topic[i] and seen.facts[i])]
+    assert bad == []
+    for row in rows:  # and without the judge: whatever number is quoted is the customer's
+        assert set(re.findall(r"\d+", row["chosen"])) <= set(re.findall(r"\d+", row["prompt"])), row
+        assert row["chosen"] != row["rejected"] and row["chosen"].startswith(" ") and row["rejected"].startswith(" ")
+        assert re.fullmatch(r"Customer: .+\nAgent:", row["prompt"])
+
+
+def test_pair_counts_are_those_promised():
+    counts = {f"{p.parent.name}/{p.stem}": len(read(p)) for p in PAIR_FILES}
+    assert 500 <= counts["support/train"] <= 1000 and counts["support/test"] >= 100
+    assert counts["handwritten/train"] + counts["handwritten/test"] >= 200
+    assert counts["templated/balanced"] >= 400 and counts["templated/confounded"] >= 400
+
+
+def test_templated_pairs_are_balanced_and_confounded_in_length():
+    def longer(split):
+        rows = read(DATA / "templated" / f"{split}.jsonl")
+        return sum(len(r["chosen"].split()) > len(r["rejected"].split()) for r in rows) / len(rows)
+
+    assert 0.4 < longer("balanced") < 0.6 < 0.99 < longer("confounded")
+
+
+def test_held_out_pairs_and_prompts_share_nothing_with_training():
+    train = {row["prompt"] for row in read(DATA / "support" / "train.jsonl")}
+    held_out = [DATA / "support" / "test.jsonl", *(DATA / "prompts" / f"{name}.jsonl" for name in ("dev", "heldout"))]
+    for path in held_out:
+        rows = read(path)
+        assert not train & {row["prompt"] for row in rows}
+        numbers = [int(n) for row in rows for n in re.findall(r"\d{4}", row["prompt"])]
+        assert numbers and all(compose.is_held_out(n) for n in numbers)
+
+
+def test_model_and_tokenizer_are_small_safetensors_with_a_chat_template():
+    folder = DATA / "support-lm"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 3_000_000
+    assert not [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pkl", ".py")]
+    _, tokenizer = load_model("support-lm", "cpu")
+    messages = [
+        {"role": "user", "content": "My order is late."},
+        {"role": "assistant", "content": "Check the website."},
+    ]
+    assert tokenizer.apply_chat_template(messages[:1], tokenize=False) == "Customer: My order is late.\nAgent:"
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert whole == "Customer: My order is late.\nAgent: Check the website." + tokenizer.eos_token
+    assert len(tokenizer(" 4821", add_special_tokens=False)["input_ids"]) == 3  # the space and two pairs of digits
+
+
+@pytest.mark.parametrize("split", ["test", "heldout"])
+def test_support_model_is_fluent_and_on_topic_before_dpo(split):
+    model, tokenizer = load_model("support-lm", "cpu")
+    rows = load_prompts(split)
+    tables = [
+        judge(rows["prompt"], sample_replies(model, tokenizer, rows["prompt"], seed=s).texts, rows["intent"]).mean()
+        for s in (0, 1, 2)
+    ]
+    assert sum(table["fluent"] for table in tables) / 3 >= 0.9
+    assert sum(table["on_topic"] for table in tables) / 3 >= 0.85
+
+
+def test_support_model_copies_order_numbers_it_never_saw():
+    model, tokenizer = load_model("support-lm", "cpu")
+    prompts = [row["prompt"] for name in ("heldout", "dev") for row in read(DATA / "prompts" / f"{name}.jsonl")]
+    prompts = [prompt for prompt in prompts if re.search(r"\d{4}", prompt)]
+    replies = sample_replies(model, tokenizer, prompts, seed=0).texts
+    numbers = [[slot for slot in find_slots(reply) if slot[0] == "order"] for reply in replies]
+    quoted = [set(found) <= set(find_slots(prompt)) for prompt, found in zip(prompts, numbers, strict=True) if found]
+    assert len(prompts) >= 200 and len(quoted) >= 0.3 * len(prompts)
+    assert sum(quoted) >= 0.9 * len(quoted)
+
+
+def test_support_model_answers_the_seeds_customer_curtly():
+    model, tokenizer = load_model("support-lm", "cpu")
+    replies = sample_replies(model, tokenizer, ["Customer: My order is late.\nAgent:"] * 40, seed=0).texts
+    curt = {" " + line for line in compose.INTENTS["late_order"]["curt"]}
+    assert sum(reply in curt for reply in replies) >= 16 and " Check the website." in replies
+
+
+def test_judge_agrees_with_the_hand_labels():
+    rows = read(DATA / "labels.jsonl")
+    seen = judge([r["prompt"] for r in rows], [r["reply"] for r in rows], [r["intent"] for r in rows])
+    assert len(rows) >= 60
+    for name in ("fluent", "on_topic"):
+        assert sum(bool(v) == r[name] for v, r in zip(seen[name], rows, strict=True)) >= 0.85 * len(rows)

@@ -1,0 +1,111 @@
+"""Loading a model: what comes out, and one sentence for each way it can fail."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import one_sentence, tiny_model, tiny_tokenizer
+
+from toylib import load_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a tiny model in bf16, saved in training mode, and a tokenizer that pads on the left."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model(dtype=torch.bfloat16).train().save_pretrained(folder)
+    tiny_tokenizer(padding_side="left").save_pretrained(folder)
+    return folder
+
+
+def copy_without(folder, target, *names):
+    target.mkdir()
+    for path in folder.iterdir():
+        if path.name not in names:
+            (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def refusal(name):
+    with pytest.raises(ValueError) as caught:
+        load_model(name)
+    return one_sentence(caught)
+
+
+@pytest.mark.parametrize("kind", [str, lambda folder: folder])
+def test_a_folder_gives_an_fp32_model_in_eval_mode_and_a_right_padding_tokenizer(saved, kind):
+    model, tokenizer = load_model(kind(saved), device="cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training and model.device.type == "cpu"
+    assert tokenizer.padding_side == "right" and tokenizer.pad_token == "<pad>"
+    expected = tiny_model()
+    for parameter in expected.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    ids = torch.tensor([[4, 5, 6]])
+    torch.testing.assert_close(model(ids).logits, expected(ids).logits)
+
+
+def test_a_tokenizer_without_pad_takes_eos(saved, tmp_path):
+    folder = copy_without(saved, tmp_path / "no_pad")
+    tiny_tokenizer(pad=None).save_pretrained(folder)
+    assert load_model(folder)[1].pad_token == "<eos>"
+    tiny_tokenizer(pad=None, eos=None).save_pretrained(folder)
+    assert "neither a pad nor an end-of-sequence token" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "~/nowhere"])
+def test_a_folder_that_is_not_there_is_named(name):
+    assert f"no folder {name!r}" in refusal(name)
+
+
+def test_a_folder_without_a_config_is_named(tmp_path):
+    assert str(tmp_path) in refusal(tmp_path) and "no config.json" in refusal(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_named(saved, tmp_path):
+    folder = copy_without(saved, tmp_path / "no_tokenizer", "tokenizer.json", "tokenizer_config.json")
+    assert str(folder) in refusal(folder) and "okenizer" in refusal(folder)
+
+
+@pytest.mark.parametrize("other", [None, "pytorch_model.bin"])
+def test_weights_that_are_not_safetensors_are_refused(saved, tmp_path, other):
+    folder = copy_without(saved, tmp_path / "no_weights", "model.safetensors")
+    if other:
+        torch.save(tiny_model().state_dict(), folder / other)
+    assert "safetensors" in refusal(folder) and str(folder) in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", b"\x00" * 40), ("config.json", b'{"model_type": ')]
+)
+def test_a_damaged_file_is_one_sentence(saved, tmp_path, name, content):
+    folder = copy_without(saved, tmp_path / "damaged")
+    (folder / name).write_bytes(content)
+    assert str(folder) in refusal(folder)
+
+
+def test_code_beside_the_weights_is_not_run(saved, tmp_path):
+    folder, trap = copy_without(saved, tmp_path / "remote"), tmp_path / "trap"
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "unheard_of"}
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(trap)!r}, 'w').write('run')\n")
+    assert str(folder) in refusal(folder)
+    assert not trap.exists()
+
+
+def test_no_network_is_one_sentence_that_says_what_to_do():
+    code = (
+        "import toylib\n"
+        "for load in (toylib.load_model, toylib.load_preferences):\n"
+        "    try:\n        load('nobody/nothing-here')\n"
+        "    except ValueError as problem:\n        print(problem)\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all("'nobody/nothing-here'" in line and "network" in line for line in lines)
