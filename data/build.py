@@ -26,9 +26,10 @@ from toylib.preferences import DATA
 from toylib.replies import sample_replies
 
 SEED = 0
-VOCABULARY = 1024
+VOCABULARY = 1408
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
-STEPS, BATCH, RATE, PROMPT_WEIGHT = 2000, 64, 3e-3, 0.2
+STEPS, BATCH, CHUNK, RATE = 2000, 64, 5, 3e-3
+PROMPT_WEIGHT, DRILL_SHARE = 0.1, 0.2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
     "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -40,12 +41,13 @@ def sft_examples(rng):
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
     for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
         asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
+    fragments = {intent: lines["fragments"] for intent, lines in compose.INTENTS.items()}
     intents = list(asked)
     while True:
         intent = rng.choice(intents)
-        phrasing = rng.choice(asked[intent])
-        second = rng.choice(asked[intent])
-        if rng.random() < 0.15 and not compose.slots_in(phrasing) & compose.slots_in(second):
+        phrasing = rng.choice((asked if rng.random() < 0.4 else fragments)[intent])
+        second = rng.choice(fragments[intent])
+        if rng.random() < 0.25 and not compose.slots_in(phrasing) & compose.slots_in(second):
             phrasing = f"{phrasing} {second}"  # two ways of saying it in one message
         message = compose.customer(rng, phrasing)
         values = compose.values_said(message)
@@ -55,10 +57,14 @@ def sft_examples(rng):
 
 
 def build_tokenizer(examples):
-    """A byte-level BPE that reads digits in pairs (so that a four-digit order number is two tokens to copy)."""
+    """A byte-level BPE that reads an order number as two tokens, and as two kinds: " 48" or "#48", then "21".
+
+    So the model can tell the first half from the second by the token alone, which makes copying far easier to learn.
+    """
     tokenizer = Tokenizer(models.BPE())
+    words = Regex(r"[ #]?\d{1,2}| ?[A-Za-z]+|'[a-z]+| ?[^\sA-Za-z\d#]+|[\s#]")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -67,8 +73,10 @@ def build_tokenizer(examples):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    digit_pairs = [f"{n:02d}" for n in range(100)] * 500  # all hundred pairs become tokens
-    tokenizer.train_from_iterator([prompt + reply for prompt, reply in examples] + digit_pairs, trainer)
+    digits = [f"{before}{n:02d}" for n in range(100) for before in ("", " ", "#")]
+    things = [f" {word}" for line in compose.COMMON["products"] + compose.COMMON["names"] for word in line.split()]
+    text = itertools.chain((prompt + reply for prompt, reply in examples), (digits + things) * 500)
+    tokenizer.train_from_iterator(text, trainer)  # what has to be copied is shown often enough to be tokens of its own
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", clean_up_tokenization_spaces=False
     )
@@ -76,8 +84,8 @@ def build_tokenizer(examples):
     return wrapped
 
 
-def train_sft(tokenizer, examples, steps, seed):
-    """A Llama of `SHAPE`, trained from scratch on the reply tokens (and, at a fifth of the weight, the prompt's)."""
+def train_sft(tokenizer, rng, steps, seed):
+    """A Llama of `SHAPE`, trained from scratch on the reply tokens (and, at a tenth of the weight, the prompt's)."""
     set_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -93,12 +101,13 @@ def train_sft(tokenizer, examples, steps, seed):
     print(f"{model.num_parameters():,} parameters")
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=steps, pct_start=0.08, cycle_momentum=False, final_div_factor=1e3
+        optimizer, RATE, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
     )
-    started = time.monotonic()
+    examples, started = sft_examples(rng), time.monotonic()
     for step in range(1, steps + 1):
-        if (step - 1) % 25 == 0:  # draw 25 batches at once and sort them by length: less padding
-            drawn = [next(examples) for _ in range(25 * BATCH)]
+        if (step - 1) % CHUNK == 0:  # draw a few batches at once and sort them by length: less padding
+            drills = DRILL_SHARE * max(0.1, 1 - step / (0.6 * steps))  # much practice in copying at first, then little
+            drawn = [compose.copy_drill(rng) if rng.random() < drills else next(examples) for _ in range(CHUNK * BATCH)]
             prompts = tokenizer([prompt for prompt, _ in drawn])["input_ids"]
             replies = tokenizer([reply + tokenizer.eos_token for _, reply in drawn])["input_ids"]
             rows = sorted(zip(prompts, replies, strict=True), key=lambda row: len(row[0]) + len(row[1]))
@@ -200,7 +209,7 @@ def main():
     if not options.keep_model:
         rng = random.Random(SEED)
         tokenizer = build_tokenizer(itertools.islice(sft_examples(rng), 20_000))
-        model = train_sft(tokenizer, sft_examples(rng), options.steps, SEED)
+        model = train_sft(tokenizer, rng, options.steps, SEED)
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     model, tokenizer = load_model("support-lm", device="cpu")  # what follows sees the weights as they are shipped

@@ -92,6 +92,20 @@ def roughen(rng: random.Random, message: str, keep: set[str]) -> str:
     return message
 
 
+def copy_drill(rng: random.Random) -> tuple[str, str]:
+    """A prompt with an order number, and perhaps a product and a name, and a reply that says them back: practice in copying."""
+    things = [f"order {draw_order(rng, held_out=False)}"]
+    if rng.random() < 0.5:
+        things.append(f"the {rng.choice(COMMON['products'])}")
+    if rng.random() < 0.5:
+        things.append(rng.choice(COMMON["names"]))
+    rng.shuffle(things)
+    said = ", ".join(things)
+    asked = said.replace("order ", rng.choice(("order ", "#", "order number ", "order no. ")))
+    how = rng.choice(("Please confirm", "Can you repeat", "Read back to me", "Please note"))
+    return as_prompt(f"{how} {asked}."), f" Confirmed: {said}."
+
+
 def choose(rng: random.Random, lines: list[str], values: dict) -> str:
     """One line that needs no slot the customer did not give; one that quotes the order, two times in three."""
     usable = [line for line in lines if slots_in(line) <= values.keys()]
