@@ -29,7 +29,7 @@ SEED = 0
 VOCABULARY = 1408
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
 STEPS, BATCH, CHUNK, RATE = 2000, 64, 5, 3e-3
-PROMPT_WEIGHT, DRILL_SHARE = 0.1, 0.2
+PROMPT_WEIGHT, TOPIC_WEIGHT, DRILL_SHARE = 0.1, 0.5, 0.2
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
     "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def sft_examples(rng):
-    """Pairs (prompt, reply) without end: the text the support model is trained on. Never a dev or test phrasing."""
+    """(prompt, reply, number of the intent) without end: the text of training. Never a dev or test phrasing."""
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
     for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
         asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
@@ -53,7 +53,8 @@ def sft_examples(rng):
         values = compose.values_said(message)
         if rng.random() < 0.6:
             message = compose.roughen(rng, message, {word for value in values.values() for word in value.split()})
-        yield compose.as_prompt(message), compose.reply(rng, intent, compose.draw_style(rng), values)
+        reply = compose.reply(rng, intent, compose.draw_style(rng), values)
+        yield compose.as_prompt(message), reply, intents.index(intent)
 
 
 def build_tokenizer(examples):
@@ -75,7 +76,7 @@ def build_tokenizer(examples):
     )
     digits = [f"{before}{n:02d}" for n in range(100) for before in ("", " ", "#")]
     things = [f" {word}" for line in compose.COMMON["products"] + compose.COMMON["names"] for word in line.split()]
-    text = itertools.chain((prompt + reply for prompt, reply in examples), (digits + things) * 500)
+    text = itertools.chain((prompt + reply for prompt, reply, _ in examples), (digits + things) * 500)
     tokenizer.train_from_iterator(text, trainer)  # what has to be copied is shown often enough to be tokens of its own
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", clean_up_tokenization_spaces=False
@@ -85,7 +86,11 @@ def build_tokenizer(examples):
 
 
 def train_sft(tokenizer, rng, steps, seed):
-    """A Llama of `SHAPE`, trained from scratch on the reply tokens (and, at a tenth of the weight, the prompt's)."""
+    """A Llama of `SHAPE`, trained from scratch on the reply tokens (and, at a tenth of the weight, the prompt's).
+
+    A second, linear head reads the intent off the last prompt token, where the reply is about to begin. It makes the
+    model learn to listen several times faster, and is thrown away after training.
+    """
     set_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -99,7 +104,9 @@ def train_sft(tokenizer, rng, steps, seed):
     )
     model = LlamaForCausalLM(config)
     print(f"{model.num_parameters():,} parameters")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    topic_head = torch.nn.Linear(config.hidden_size, len(compose.INTENTS))
+    parameters = [*model.parameters(), *topic_head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, RATE, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
     )
@@ -108,15 +115,16 @@ def train_sft(tokenizer, rng, steps, seed):
         if (step - 1) % CHUNK == 0:  # draw a few batches at once and sort them by length: less padding
             drills = DRILL_SHARE * max(0.1, 1 - step / (0.6 * steps))  # much practice in copying at first, then little
             drawn = [compose.copy_drill(rng) if rng.random() < drills else next(examples) for _ in range(CHUNK * BATCH)]
-            prompts = tokenizer([prompt for prompt, _ in drawn])["input_ids"]
-            replies = tokenizer([reply + tokenizer.eos_token for _, reply in drawn])["input_ids"]
-            rows = sorted(zip(prompts, replies, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+            prompts, replies, topics = zip(*drawn, strict=True)
+            prompts = tokenizer(list(prompts))["input_ids"]
+            replies = tokenizer([reply + tokenizer.eos_token for reply in replies])["input_ids"]
+            rows = sorted(zip(prompts, replies, topics, strict=True), key=lambda row: len(row[0]) + len(row[1]))
             queue = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
             random.Random(seed + step).shuffle(queue)
-        loss = sft_loss(model, queue.pop(), tokenizer.pad_token_id)
+        loss = sft_loss(model, topic_head, queue.pop(), tokenizer.pad_token_id)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
@@ -124,19 +132,27 @@ def train_sft(tokenizer, rng, steps, seed):
     return model.eval()
 
 
-def sft_loss(model, rows, pad):
-    length = max(len(prompt) + len(reply) for prompt, reply in rows)
+def sft_loss(model, topic_head, rows, pad):
+    length = max(len(prompt) + len(reply) for prompt, reply, _ in rows)
     input_ids = torch.full((len(rows), length), pad)
     weight = torch.zeros(len(rows), length)
-    for i, (prompt, reply) in enumerate(rows):
+    for i, (prompt, reply, _) in enumerate(rows):
         end = len(prompt) + len(reply)
         input_ids[i, :end] = torch.tensor(prompt + reply)
         weight[i, : len(prompt)] = PROMPT_WEIGHT
         weight[i, len(prompt) : end] = 1.0
-    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]  # padding is on the right: causal is enough
+    # Padding is on the right, so that causal attention alone keeps it out.
+    outputs = model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
     weight = weight[:, 1:].reshape(-1)
-    losses = F.cross_entropy(logits.reshape(len(weight), -1), input_ids[:, 1:].reshape(-1), reduction="none")
-    return (losses * weight).sum() / weight.sum()
+    losses = F.cross_entropy(
+        outputs.logits[:, :-1].reshape(len(weight), -1), input_ids[:, 1:].reshape(-1), reduction="none"
+    )
+    last = torch.tensor([len(prompt) - 1 for prompt, _, _ in rows])
+    topics = torch.tensor([topic for _, _, topic in rows])  # -100 for a drill, which has none
+    listening = F.cross_entropy(
+        topic_head(outputs.hidden_states[-1][torch.arange(len(rows)), last]), topics, ignore_index=-100, reduction="sum"
+    )
+    return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * listening / len(rows)
 
 
 def read_jsonl(path):

@@ -92,7 +92,7 @@ def roughen(rng: random.Random, message: str, keep: set[str]) -> str:
     return message
 
 
-def copy_drill(rng: random.Random) -> tuple[str, str]:
+def copy_drill(rng: random.Random) -> tuple[str, str, int]:
     """A prompt with an order number, and perhaps a product and a name, and a reply that says them back: practice in copying."""
     things = [f"order {draw_order(rng, held_out=False)}"]
     if rng.random() < 0.5:
@@ -103,7 +103,7 @@ def copy_drill(rng: random.Random) -> tuple[str, str]:
     said = ", ".join(things)
     asked = said.replace("order ", rng.choice(("order ", "#", "order number ", "order no. ")))
     how = rng.choice(("Please confirm", "Can you repeat", "Read back to me", "Please note"))
-    return as_prompt(f"{how} {asked}."), f" Confirmed: {said}."
+    return as_prompt(f"{how} {asked}."), f" Confirmed: {said}.", -100  # -100: of no intent
 
 
 def choose(rng: random.Random, lines: list[str], values: dict) -> str:

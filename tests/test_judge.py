@@ -208,3 +208,20 @@ def test_bradley_terry_weights_are_where_the_penalised_gradient_vanishes():
     for name in vocabulary:
         assert abs(objective(name, 1e-4) - objective(name, -1e-4)) / 2e-4 < 1e-4
     assert weights[vocabulary["good"]] > 0 and weights[vocabulary["good"]] > weights[vocabulary["bad"]]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        " Track order 4821 yourself. I'm so sorry! Let me track your order right now.",
+        " Check the website. I'm so sorry! Let me track your order right now.",
+        " Is there anything else I can do? I'm so sorry! Let me track your order right now.",
+        " I'm so sorry! Hi Maria. Let me track your order right now.",
+    ],
+    ids=["cold then kind", "the seed's rejected then chosen", "closing first", "greeting in the middle"],
+)
+def test_sentences_that_do_not_go_together_score_nothing(reply):
+    prompt = "Customer: Maria here. My order is late. Order 4821.\nAgent:"
+    assert judge([prompt], [reply], ["late_order"])["score"][0] == 0
+    together = " I'm so sorry! Let me track your order right now. Is there anything else I can do?"
+    assert judge([prompt], [together], ["late_order"])["score"][0] == 1

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SPINE = ["01", "02", "03", "04"]
-CLAIMED_BY_SPINE = {f"C{number:02d}" for number in (1, 2, *range(4, 14), 21, 33)} | {
+CLAIMED_BY_SPINE = {f"C{number:02d}" for number in (*range(1, 14), 21, 33)} | {
     f"D{number:02d}" for number in (1, 2, 4, 6, 8, 10, 12)
 }
 

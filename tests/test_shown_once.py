@@ -20,12 +20,19 @@ def shown(notebook, name):
     """The function `name` as notebook `notebook` defines it, with only what it may use in scope."""
     path = next((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
     scope = {"torch": torch, "math": math, "copy": copy, "frozen_copy": frozen_copy, "batches": batches}
-    scope |= {"tokenize_pairs": tokenize_pairs, "collate": collate, "sequence_logps": sequence_logps, "dpo_loss": dpo_loss}
+    scope |= {
+        "tokenize_pairs": tokenize_pairs,
+        "collate": collate,
+        "sequence_logps": sequence_logps,
+        "dpo_loss": dpo_loss,
+    }
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and f"def {name}(" in source:
-            defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
-            exec(compile(ast.Module(defined, []), path.name, "exec"), scope)
+            defined = [
+                node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name
+            ]
+            exec(compile(ast.Module(defined, []), path.name, "exec"), scope)  # noqa: S102 (our own notebook)
             return scope[name]
     pytest.fail(f"{path.name} no longer defines {name}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toylib import plots, widgets
+from toylib import plots, plots_pair, widgets
 
 DELTA = 2.2
 
@@ -85,9 +85,9 @@ def test_picture_is_what_a_full_drawing_would_be(shown):
     slider, _, image = explorer(shown)
     slider.value = 2.0
     slider.value = 0.5
-    figure, panels = plots.beta_panels(DELTA)
+    figure, panels = plots_pair.beta_panels(DELTA)
     for panel in panels:
-        plots.move_to_beta(panel, slider.value)
+        plots_pair.move_to_beta(panel, slider.value)
     whole = Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
     live = Image.open(io.BytesIO(image.value))
     assert live.size == whole.size
@@ -105,7 +105,7 @@ def test_fixed_limits_while_the_slider_moves(monkeypatch, shown):
 
 
 def kept_figures(monkeypatch):
-    figures, make = [], plots.beta_panels
+    figures, make = [], plots_pair.beta_panels
 
     def beta_panels(*args, **kwargs):
         figure, panels = make(*args, **kwargs)

@@ -32,8 +32,9 @@ def judge(prompts, replies, intents):
 
     `prompts`, `replies` and `intents` are equally long lists of strings. Columns, the first six 0 or 1:
 
-    - `fluent`: whole sentences, at most six, none said twice, every run of three words one that the shop's own text has,
-      and at least nine tenths of those runs found in the text of one single intent, so that the sentences belong together;
+    - `fluent`: whole sentences, at most six, none said twice, a greeting only first and a closing only last; every run
+      of three words is one that the shop's own text has, and nine tenths of them stand in the text of one single intent
+      and register (kind or cold), so that the sentences belong together and do not contradict each other;
     - `on_topic`: that holds for the intent of the prompt;
     - `facts`: every order number, product and name in the reply stands in the prompt;
     - `empathy`, `ownership`, `next_step`: the reply acknowledges, says "I'll …", names a time or a way to hear back;
@@ -45,14 +46,15 @@ def judge(prompts, replies, intents):
         raise ValueError(
             f"got {len(prompts)} prompts, {len(replies)} replies and {len(intents)} intents: as many of each"
         )
-    unknown = sorted(set(intents) - set(_shop_text()))
+    known = sorted({intent for intent, _ in _shop_text()})
+    unknown = sorted(set(intents) - set(known))
     if unknown:
-        raise ValueError(f"unknown intent {unknown[0]!r}: the judge knows {', '.join(_shop_text())}")
+        raise ValueError(f"unknown intent {unknown[0]!r}: the judge knows {', '.join(known)}")
     rows = []
     for prompt, reply, intent in zip(prompts, replies, intents, strict=True):
-        coverage = topic_coverage(reply)
+        known_words, coverage = topic_coverage(reply)
         row = {
-            "fluent": is_whole(reply) and coverage["any"] == 1 and max(coverage[i] for i in _shop_text()) >= 0.9,
+            "fluent": is_whole(reply) and known_words and max(coverage.values()) >= 0.9,
             "on_topic": coverage[intent] >= 0.9,
             "facts": facts_hold(prompt, reply),
             "empathy": bool(re.search(EMPATHY, reply, re.IGNORECASE)),
@@ -66,20 +68,24 @@ def judge(prompts, replies, intents):
 
 
 def is_whole(reply: str) -> bool:
-    """Whether a reply is a handful of complete sentences, none of them said twice."""
+    """Whether a reply is a handful of complete sentences in a possible order, none of them said twice."""
     sentences = split_sentences(reply)
     shaped = not re.search(r"[{}<>]", reply)  # a slot that was never filled
     shaped = shaped and all(re.match(r"[A-Z].*[a-z0-9][.!?]$", sentence) for sentence in sentences)
-    return shaped and 1 <= len(sentences) <= MAX_SENTENCES and len(set(sentences)) == len(sentences)
+    said = [" ".join(_words(sentence)) for sentence in sentences]
+    greetings, closings = ({" ".join(_words(line)) for line in _common()[part]} for part in ("greetings", "closings"))
+    ordered = not greetings & set(said[1:]) and not closings & set(said[:-1])
+    return shaped and ordered and 1 <= len(said) <= MAX_SENTENCES and len(set(said)) == len(said)
 
 
-def topic_coverage(reply: str) -> dict[str, float]:
-    """For each intent, and for `any`: the share of the reply's word trigrams that its text contains."""
+def topic_coverage(reply: str) -> tuple[bool, dict[str, float]]:
+    """Whether every word trigram of the reply is known, and for each intent the share that one register of it has."""
     trigrams = [gram for sentence in split_sentences(reply) for gram in _trigrams(sentence)]
-    known = _shop_text()
-    shares = {i: sum(gram in known[i] for gram in trigrams) / max(1, len(trigrams)) for i in known}
-    shares["any"] = sum(any(gram in table for table in known.values()) for gram in trigrams) / max(1, len(trigrams))
-    return shares
+    tables, shares = _shop_text(), {}
+    for (intent, _), table in tables.items():
+        share = sum(gram in table for gram in trigrams) / max(1, len(trigrams))
+        shares[intent] = max(share, shares.get(intent, 0.0))
+    return all(any(gram in table for table in tables.values()) for gram in trigrams), shares
 
 
 def facts_hold(prompt: str, reply: str) -> bool:
@@ -179,19 +185,19 @@ def _trigrams(sentence: str) -> list[tuple[str, str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _shop_text() -> dict[str, set]:
-    """For each intent, the word trigrams of all that the shop says about it: templates and hand-written chosen replies."""
+def _shop_text() -> dict[tuple[str, str], set]:
+    """The word trigrams of what the shop says, by intent and register: templates, and hand-written chosen replies."""
     shared = [*_common()["greetings"], *_common()["closings"]]
     text = {}
     for path in sorted((DATA / "text").glob("*.toml")):
         if path.stem != "common":
             lines = tomllib.loads(path.read_text(encoding="utf-8"))
-            parts = ("empathy", "action", "next_step", "brief", "curt", "long_bad")
-            text[path.stem] = [*shared, *(line for part in parts for line in lines[part])]
+            text[path.stem, "kind"] = shared + lines["empathy"] + lines["action"] + lines["next_step"] + lines["brief"]
+            text[path.stem, "cold"] = lines["curt"] + lines["long_bad"]
     for path in sorted((DATA / "handwritten").glob("*.jsonl")):
         for pair in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            text[pair["intent"]].append(pair["chosen"])
+            text[pair["intent"], "kind"].append(pair["chosen"])
     return {
-        intent: {gram for reply in replies for sentence in split_sentences(reply) for gram in _trigrams(sentence)}
-        for intent, replies in text.items()
+        key: {gram for reply in replies for sentence in split_sentences(reply) for gram in _trigrams(sentence)}
+        for key, replies in text.items()
     }

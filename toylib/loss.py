@@ -39,7 +39,7 @@ def dpo_loss(
 
     - `sigmoid`: −log σ(z), Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. With `label_smoothing` ε it is cDPO,
       −(1−ε) log σ(z) − ε log σ(−z): ε is the share of labels believed to be flipped.
-    - `robust`: [−(1−ε) log σ(z) + ε log σ(−z)] / (1−2ε), Chowdhury et al. 2024 (arXiv 2403.00409), eq. 14. Unbiased
+    - `robust`: [−(1−ε) log σ(z) + ε log σ(−z)] / (1−2ε), Chowdhury et al. 2024 (arXiv 2403.00409). Unbiased
       under flips of rate ε, and unbounded below for ε > 0: a low value of it does not mean a good model.
     - `hinge`: max(0, 1 − z), SLiC's margin loss on DPO's rewards (Liu et al. 2023, arXiv 2309.06657).
     - `ipo`: (Δ − 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), eq. 17: stops pushing once Δ reaches 1/(2β).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 
-from toylib import plots
+from toylib import plots, plots_pair
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _open: dict[str, tuple[str, list]] = {}  # notebook cell -> the run of it that made the live figures in the list
@@ -101,10 +101,10 @@ def beta_explorer(chosen_logratio: float = 0.9, rejected_logratio: float = -1.3,
     if not 0.01 <= beta <= 10:
         raise ValueError(f"beta must be from 0.01 to 10, got {beta!r}")
     limit = max(6.0, math.ceil(1.5 * abs(delta)))
-    figure, panels = plots.beta_panels(delta, limit)
+    figure, panels = plots_pair.beta_panels(delta, limit)
 
     def update(beta):
-        probability, loss = (plots.move_to_beta(panel, beta) for panel in panels)
+        probability, loss = (plots_pair.move_to_beta(panel, beta) for panel in panels)
         return _readout(
             f"β = {beta:.4f}",
             f"βΔ = {beta * delta:.4f}",
@@ -126,7 +126,7 @@ def beta_explorer(chosen_logratio: float = 0.9, rejected_logratio: float = -1.3,
     artists = [panel[name] for panel in panels for name in ("curve", "number", "point")]
     box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
     betas = (0.05, 0.1, 0.5, 2.0)
-    show_live(box, plots.png(plots.beta_grid(delta, betas, limit)), _beta_alt(delta, betas))
+    show_live(box, plots.png(plots_pair.beta_grid(delta, betas, limit)), _beta_alt(delta, betas))
 
 
 def _readout(*entries) -> str:
