@@ -4,17 +4,19 @@ import difflib
 import hashlib
 import itertools
 import json
+import random
 import re
 import sys
 
 import pytest
 
-from toylib import load_model
+from toylib import fingerprint, load_model
 from toylib.judge import find_slots, judge
 from toylib.preferences import DATA, load_prompts
 from toylib.replies import sample_replies
 
 sys.path.insert(0, str(DATA))
+import build
 import compose
 
 PAIR_FILES = sorted(p for name in ("support", "handwritten", "templated") for p in (DATA / name).glob("*.jsonl"))
@@ -84,7 +86,7 @@ def test_chosen_replies_are_fluent_on_topic_and_right_in_their_facts(path):
 
 def test_pair_counts_are_those_promised():
     counts = {f"{p.parent.name}/{p.stem}": len(read(p)) for p in PAIR_FILES}
-    assert 500 <= counts["support/train"] <= 1000 and counts["support/test"] >= 100
+    assert 500 <= counts["support/train"] <= 1000 and counts["support/test"] >= 80
     assert counts["handwritten/train"] + counts["handwritten/test"] >= 200
     assert counts["templated/balanced"] >= 400 and counts["templated/confounded"] >= 400
 
@@ -159,3 +161,32 @@ def test_judge_agrees_with_the_hand_labels():
     assert len(rows) >= 60
     for name in ("fluent", "on_topic"):
         assert sum(bool(v) == r[name] for v, r in zip(seen[name], rows, strict=True)) >= 0.85 * len(rows)
+
+
+def test_training_text_never_holds_a_held_out_phrasing_or_order_number():
+    held_out = [line for _, part, line in phrasings() if part != "phrasings" and not compose.slots_in(line)]
+    held_out += [row["prompt"][10:-7] for row in read(DATA / "prompts" / "test.jsonl")]
+    examples = build.sft_examples(random.Random(5))
+    text = "\n".join(prompt.lower() for prompt, _, _ in (next(examples) for _ in range(3000)))
+    assert held_out and not [line for line in held_out if line.lower() in text]
+    assert not [number for number in re.findall(r"\d{4}", text) if compose.is_held_out(int(number))]
+
+
+@pytest.mark.slow
+def test_training_the_support_model_twice_gives_the_same_weights():
+    def two_steps():
+        rng = random.Random(0)
+        tokenizer = build.build_tokenizer(itertools.islice(build.sft_examples(rng), 2000))
+        return fingerprint(build.train_sft(tokenizer, rng, steps=2, seed=0)), tokenizer.get_vocab()
+
+    first, second = two_steps(), two_steps()
+    assert first == second
+
+
+def test_build_refuses_another_test_set(tmp_path, monkeypatch):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "test.jsonl").write_text("{}\n")
+    (tmp_path / "prompts" / "test.jsonl.sha256").write_text("0" * 64 + "  test.jsonl\n")
+    monkeypatch.setattr(build, "DATA", tmp_path)
+    with pytest.raises(SystemExit, match="not the set whose hash was committed"):
+        build.check_test_set()
