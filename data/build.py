@@ -28,9 +28,15 @@ from toylib.replies import sample_replies
 SEED = 0
 VOCABULARY = 1408
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
-# Steps, rate, and share of copying drills at the start. Drills alone (the second cycle's first third) teach in a minute
-# to copy both halves of an order number; mixed in at a fifth, it is chance whether the second half is learned at all.
-CYCLES = ((2000, 3e-3, 0.2), (700, 3e-3, 2.5))
+# Steps, rate, share of copying drills at the start, and mix of styles. Drills alone (the second cycle's first third)
+# teach in a minute to copy both halves of an order number; mixed in at a fifth, it is chance whether the second half is
+# learned at all. The third cycle teaches the longer replies, the fourth brings the mix of styles back.
+CYCLES = (
+    (2000, 3e-3, 0.2, compose.STYLES),
+    (700, 3e-3, 2.5, compose.STYLES),
+    (800, 2.5e-3, 0.1, compose.KIND_STYLES),
+    (150, 5e-4, 0.1, compose.STYLES),
+)
 TEMPERATURE = 0.5  # folded into the weights: sampling the shipped model at 1 is sampling the trained one at this
 BATCH, CHUNK, PROMPT_WEIGHT, TOPIC_WEIGHT = 64, 5, 0.1, 0.5
 CHAT_TEMPLATE = (
@@ -39,7 +45,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def sft_examples(rng):
+def sft_examples(rng, styles=compose.STYLES):
     """(prompt, reply, number of the intent) without end: the text of training. Never a dev or test phrasing."""
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
     for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
@@ -56,7 +62,7 @@ def sft_examples(rng):
         values = compose.values_said(message)
         if rng.random() < 0.6:
             message = compose.roughen(rng, message, {word for value in values.values() for word in value.split()})
-        reply = compose.reply(rng, intent, compose.draw_style(rng), values)
+        reply = compose.reply(rng, intent, compose.draw_style(rng, styles), values)
         yield compose.as_prompt(message), reply, intents.index(intent)
 
 
@@ -104,7 +110,7 @@ def new_model(tokenizer):
     return LlamaForCausalLM(config)
 
 
-def train_sft(model, tokenizer, rng, steps, rate, drill_share):
+def train_sft(model, tokenizer, rng, steps, rate, drill_share, styles):
     """Train `model` in place on the reply tokens (and, at a tenth of the weight, the prompt's), in one cycle of the rate.
 
     A second, linear head reads the intent off the last prompt token, where the reply is about to begin. It makes the
@@ -117,7 +123,7 @@ def train_sft(model, tokenizer, rng, steps, rate, drill_share):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
     )
-    examples, started = sft_examples(rng), time.monotonic()
+    examples, started = sft_examples(rng, styles), time.monotonic()
     for step in range(1, steps + 1):
         if (step - 1) % CHUNK == 0:  # draw a few batches at once and sort them by length: less padding
             drills = drill_share * max(0.1, 1 - step / (0.6 * steps))  # much practice in copying at first, then little
@@ -189,7 +195,7 @@ def distinct_prompts(rng, part, count, held_out=True):
     return list(rows.values())
 
 
-def on_policy_pairs(model, tokenizer, prompts, seed, samples=6):
+def on_policy_pairs(model, tokenizer, prompts, seed, samples=4):
     """Of several replies that the model itself gives to a prompt, the judge's best against its worst.
 
     Kept if the best is whole, on topic and right in its facts, and at least half a point ahead of the worst.
@@ -241,7 +247,7 @@ def main():
     rng = random.Random(SEED + 1)
     write_jsonl(DATA / "prompts" / "dev.jsonl", distinct_prompts(rng, "dev", 240))
     write_jsonl(DATA / "prompts" / "heldout.jsonl", distinct_prompts(rng, "test", 240))
-    for split, part, count, seed in (("train", "phrasings", 1800, 100), ("test", "dev", 480, 200)):
+    for split, part, count, seed in (("train", "phrasings", 1650, 100), ("test", "dev", 400, 200)):
         prompts = distinct_prompts(rng, part, count, held_out=split == "test")
         pairs = on_policy_pairs(model, tokenizer, prompts, seed)
         write_jsonl(DATA / "support" / f"{split}.jsonl", pairs[: 800 if split == "train" else 160])

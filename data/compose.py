@@ -20,7 +20,9 @@ INTENTS = {
     for path in sorted(TEXT.glob("*.toml"))
     if path.stem != "common"
 }
-STYLES = {"curt": 0.55, "brief": 0.12, "helpful": 0.18, "long_bad": 0.15}  # how the model talks before DPO
+# How the model talks before DPO, and the mix that teaches it the longer, kinder replies first.
+STYLES = {"curt": 0.55, "brief": 0.12, "helpful": 0.18, "long_bad": 0.15}
+KIND_STYLES = {"curt": 0.20, "brief": 0.30, "helpful": 0.40, "long_bad": 0.10}
 SLOTS = ("product", "order", "name")
 
 
@@ -133,5 +135,5 @@ def reply(rng: random.Random, intent: str, style: str, values: dict) -> str:
     return " " + " ".join(parts).format(**values)
 
 
-def draw_style(rng: random.Random) -> str:
-    return rng.choices(list(STYLES), weights=STYLES.values())[0]
+def draw_style(rng: random.Random, styles: dict[str, float]) -> str:
+    return rng.choices(list(styles), weights=styles.values())[0]

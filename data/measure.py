@@ -86,12 +86,12 @@ def pair_table():
 
 
 def labels_agreement():
-    """How the judge and a human reader agree on the replies in data/labels.jsonl."""
+    """How the judge and the labels in data/labels.jsonl agree."""
     rows = [json.loads(line) for line in (DATA / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
     seen = judge([row["prompt"] for row in rows], [row["reply"] for row in rows], [row["intent"] for row in rows])
     parts = []
     for name, what in (("fluent", "fluent"), ("on_topic", "right intent")):
         same = sum(bool(judged) == row[name] for judged, row in zip(seen[name], rows, strict=True))
         by_hand = sum(row[name] for row in rows)
-        parts.append(f"{what}: {same} of {len(rows)} (by hand {by_hand} yes, by the judge {int(seen[name].sum())})")
-    return f"Labelled by hand, blind to the judge; agreement on {'; on '.join(parts)}."
+        parts.append(f"{what}: {same} of {len(rows)} (the labels have {by_hand} yes, the judge {int(seen[name].sum())})")
+    return f"{len(rows)} replies read and labelled one by one, blind to the judge; agreement on {'; on '.join(parts)}."
