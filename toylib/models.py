@@ -18,6 +18,7 @@ def load_model(name="support-lm", device=None):
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shipped = DATA / name
@@ -28,6 +29,8 @@ def load_model(name="support-lm", device=None):
         source = name
     elif not (source / "config.json").is_file():
         raise ValueError(f"the folder {name!r} holds no model: it has no config.json")
+    if isinstance(source, Path):
+        logging.disable_progress_bar()  # a folder loads at once; its bar would only litter the notebook
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
