@@ -1,6 +1,6 @@
 """toylib: Direct Preference Optimization, small enough to read in an evening.
 
-Read in this order: loss, logps, reference, preferences, models, train; then judge, plots, widgets, claims.
+Read in this order: loss, logps, reference, preferences, models, train; then replies, judge, plots, widgets, claims.
 Importing it costs no more than importing torch: transformers, datasets and matplotlib load when first used.
 """
 
