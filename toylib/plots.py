@@ -53,10 +53,13 @@ def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list
 
 
 def png(figure) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as PNG bytes, in 128 colours: a third of the size, and no difference to the eye."""
+    from PIL import Image
+
+    raw, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(raw, format="png")
+    Image.open(raw).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def show(figure, alt: str) -> None:

@@ -175,6 +175,7 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
         picture = plots.png(plots.training_curves(pandas.DataFrame(rows).set_index("step"), steps))
         bundle, metadata = {"image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}}
         if handle is None:
+            print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
             handle = display(bundle, metadata=metadata, raw=True, display_id=True)
         else:
             handle.update(bundle, metadata=metadata, raw=True)
