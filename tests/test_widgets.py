@@ -112,7 +112,7 @@ def kept_figures(monkeypatch):
         figures.append(figure)
         return figure, panels
 
-    monkeypatch.setattr(plots, "beta_panels", beta_panels)
+    monkeypatch.setattr(plots_pair, "beta_panels", beta_panels)
     return figures
 
 
