@@ -93,5 +93,7 @@ def labels_agreement():
     for name, what in (("fluent", "fluent"), ("on_topic", "right intent")):
         same = sum(bool(judged) == row[name] for judged, row in zip(seen[name], rows, strict=True))
         by_hand = sum(row[name] for row in rows)
-        parts.append(f"{what}: {same} of {len(rows)} (the labels have {by_hand} yes, the judge {int(seen[name].sum())})")
+        parts.append(
+            f"{what}: {same} of {len(rows)} (the labels have {by_hand} yes, the judge {int(seen[name].sum())})"
+        )
     return f"{len(rows)} replies read and labelled one by one, blind to the judge; agreement on {'; on '.join(parts)}."
