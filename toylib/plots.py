@@ -87,7 +87,14 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats"):
             axis.text(
                 x + width / 2 - 0.06, y + 0.05, _visible(token), ha="center", va="center", family="DejaVu Sans Mono"
             )
-            axis.text(x + width / 2 - 0.06, y - 0.34, f"{value:.2f}", ha="center", va="center", fontsize=8)
+            axis.text(
+                x + width / 2 - 0.06,
+                y - 0.34,
+                f"{value:.2f}".replace("-0.00", "0.00"),
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
             x += width
     axis.set_xlim(-0.2 * widest, widest)
     axis.set_ylim(-len(rows) + 0.4, 0.5)
