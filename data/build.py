@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from toylib.judge import judge
 from toylib.models import load_model
-from toylib.preferences import DATA
+from toylib.preferences import DATA, read_file
 from toylib.replies import sample_replies
 
 SEED = 0
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 def sft_examples(rng, styles=compose.STYLES):
     """(prompt, reply, number of the intent) without end: the text of training. Never a dev or test phrasing."""
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
-    for pair in read_jsonl(DATA / "handwritten" / "train.jsonl"):
+    for pair in read_file(DATA / "handwritten" / "train.jsonl"):
         asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
     fragments = {intent: lines["fragments"] for intent, lines in compose.INTENTS.items()}
     intents = list(asked)
@@ -165,10 +165,6 @@ def sft_loss(model, topic_head, rows, pad):
         topic_head(outputs.hidden_states[-1][torch.arange(len(rows)), last]), topics, ignore_index=-100, reduction="sum"
     )
     return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * listening / len(rows)
-
-
-def read_jsonl(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_jsonl(path, rows):

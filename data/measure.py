@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import compose
 
 from toylib.judge import find_slots, judge, second_opinion
-from toylib.preferences import DATA, load_preferences, load_prompts
+from toylib.preferences import DATA, load_preferences, load_prompts, read_file
 from toylib.replies import sample_replies
 
 BEGIN, END = "<!-- measured by data/build.py: begin -->", "<!-- measured by data/build.py: end -->"
@@ -68,7 +67,7 @@ def pair_table():
     ]
     for source in ("support", "handwritten", "templated"):
         for path in sorted((DATA / source).glob("*.jsonl")):
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = read_file(path)
             prompts, intents = [row["prompt"] for row in rows], [row["intent"] for row in rows]
             chosen, rejected = (judge(prompts, [row[key] for row in rows], intents) for key in ("chosen", "rejected"))
             longer = sum(chosen["words"] > rejected["words"]) / len(rows)
@@ -87,7 +86,7 @@ def pair_table():
 
 def labels_agreement():
     """How the judge and the labels in data/labels.jsonl agree."""
-    rows = [json.loads(line) for line in (DATA / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_file(DATA / "labels.jsonl")
     seen = judge([row["prompt"] for row in rows], [row["reply"] for row in rows], [row["intent"] for row in rows])
     parts = []
     for name, what in (("fluent", "fluent"), ("on_topic", "right intent")):

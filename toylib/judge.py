@@ -7,7 +7,6 @@ of English: it tells whether a reply of the support model is whole, on topic, tr
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import tomllib
@@ -15,7 +14,7 @@ from functools import lru_cache
 
 import torch
 
-from toylib.preferences import DATA
+from toylib.preferences import DATA, read_file
 
 EMPATHY = r"\b(sorry|apolog\w+|thank|thanks|understand|frustrating|annoying|disappointing|I can see)\b"
 OWNERSHIP = r"\b(I'll|I will|I've|I have|I'm (?!sorry|so sorry)\w+ing|Let me|let me)\b"
@@ -133,7 +132,7 @@ def _features(reply: str) -> set[str]:
 
 @lru_cache(maxsize=1)
 def _second_opinion_model() -> tuple[dict[str, int], list[float]]:
-    pairs = [json.loads(line) for line in (DATA / "handwritten" / "train.jsonl").read_text("utf-8").splitlines()]
+    pairs = read_file(DATA / "handwritten" / "train.jsonl")
     return fit_bradley_terry([(pair["chosen"], pair["rejected"]) for pair in pairs])
 
 
@@ -195,7 +194,7 @@ def _shop_text() -> dict[tuple[str, str], set]:
             text[path.stem, "kind"] = shared + lines["empathy"] + lines["action"] + lines["next_step"] + lines["brief"]
             text[path.stem, "cold"] = lines["curt"] + lines["long_bad"]
     for path in sorted((DATA / "handwritten").glob("*.jsonl")):
-        for pair in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        for pair in read_file(path):
             text[pair["intent"], "kind"].append(pair["chosen"])
     return {
         key: {gram for reply in replies for sentence in split_sentences(reply) for gram in _trigrams(sentence)}

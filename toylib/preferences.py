@@ -132,12 +132,12 @@ def _read(source, split):
         splits = sorted(path.stem for path in (DATA / source).glob("*.jsonl"))
         if split not in splits:
             raise ValueError(f"{source!r} has no split {split!r}: it has {', '.join(splits)}")
-        return f"data/{source}/{split}.jsonl", _read_file(DATA / source / f"{split}.jsonl")
+        return f"data/{source}/{split}.jsonl", read_file(DATA / source / f"{split}.jsonl")
     path = Path(source)
     if path.suffix in (".json", ".jsonl", ".csv", ".parquet"):
         if split != "train":
             raise ValueError(f"{path} is one file and so one split, train; got split={split!r}")
-        return str(path), _read_file(path)
+        return str(path), read_file(path)
     try:
         return f"{source} ({split})", load_dataset(str(source), split=split)
     except Exception as problem:  # noqa: BLE001 (the hub's own errors are many; the reader needs one sentence)
@@ -147,7 +147,7 @@ def _read(source, split):
         ) from None
 
 
-def _read_file(path):
+def read_file(path):
     """The rows of a `.json`, `.jsonl`, `.csv` or `.parquet` file as dicts; `ValueError` naming file and line."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -190,7 +190,7 @@ def _read_file(path):
 def _dataset(path, columns):
     from datasets import Dataset
 
-    return Dataset.from_list([{column: row[column] for column in columns} for row in _read_file(path)])
+    return Dataset.from_list([{column: row[column] for column in columns} for row in read_file(path)])
 
 
 def _pair(row, names):
