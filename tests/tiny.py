@@ -1,5 +1,7 @@
 """Things the tests make on the spot: models of a few hundred weights, word-level tokenizers, padded batches."""
 
+import random
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -81,3 +83,16 @@ def one_sentence(caught):
     said = str(caught.value)
     assert said and "\n" not in said and len(said) < 500, said
     return said
+
+
+def pairs_of_tokens(count, vocabulary=97, seed=0):
+    """Tokenised pairs of mixed lengths, as from `tokenize_pairs`: ids 3 and up, each reply ending in 2."""
+    rng = random.Random(seed)
+
+    def draw(low, high):
+        return [rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high))]
+
+    return [
+        {"number": i + 1, "prompt": draw(1, 12), "chosen": [*draw(1, 9), 2], "rejected": [*draw(1, 9), 2]}
+        for i in range(count)
+    ]

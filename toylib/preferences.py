@@ -64,7 +64,7 @@ def load_prompts(split="test"):
 
 
 def tokenize_pairs(pairs, tokenizer, max_length=1024):
-    """Token ids of each pair: a list of dicts with `prompt`, `chosen` and `rejected`, each a list of ints.
+    """Token ids of each pair: a list of dicts with `prompt`, `chosen`, `rejected` (lists of ints) and `number` (from 1).
 
     Prompt and reply are tokenised apart, as they are when the model answers, and each reply ends with the
     end-of-sequence token. A prompt that leaves the longer reply too little of `max_length` is cut from its left; a
@@ -83,7 +83,7 @@ def tokenize_pairs(pairs, tokenizer, max_length=1024):
             dropped += 1
             continue
         cut += len(prompt) > room
-        rows.append({"prompt": prompt[-room:], "chosen": chosen, "rejected": rejected})
+        rows.append({"number": number, "prompt": prompt[-room:], "chosen": chosen, "rejected": rejected})
     if cut:
         print(f"{cut} of {len(pairs)} prompts cut from the left to fit max_length={max_length}")
     if dropped:

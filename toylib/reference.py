@@ -20,13 +20,16 @@ def frozen_copy(model):
     return copied.eval().requires_grad_(False)
 
 
-def fingerprint(model) -> str:
+def fingerprint(model, without=()) -> str:
     """A short SHA-256 (16 hex digits) over the sorted names, shapes, dtypes and bytes of a model's tensors.
 
-    The same after saving and loading and on any device; another as soon as one bit of one weight changes.
+    The same after saving and loading and on any device; another as soon as one bit of one weight changes. Names that
+    contain a string of `without` are left out, such as a PEFT model's adapters ("lora_").
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if any(part in name for part in without):
+            continue
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

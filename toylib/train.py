@@ -1,4 +1,4 @@
-"""DPO, the loop to read. Shown in notebook 04."""
+"""DPO, the loop to read. Shown in notebook 04. (`python -m toylib.train` is the command line, in `cli`.)"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def train_dpo(
     pairs,
     *,
     beta=0.1,
-    learning_rate=3e-4,
+    learning_rate=6e-5,
     steps=50,
     batch_size=24,
     loss_type="sigmoid",
@@ -33,7 +33,7 @@ def train_dpo(
 
     `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or a frozen copy of `model`.
     AdamW at a constant `learning_rate`, gradient norm clipped to 1, dropout off, batches drawn by `seed`. The default
-    rate suits the shipped 1M-parameter model; one of 100M parameters and more wants 1e-6 to 5e-6.
+    rate suits the shipped model of 0.6M parameters; one of 100M parameters and more wants 1e-6 to 5e-6.
 
     `history` is a DataFrame indexed by step (1, 2, …), its columns named as in TRL: each row was measured on that
     step's batch before its update. With `eval_pairs` there are `eval_` columns, measured after the update, at ten
@@ -128,3 +128,9 @@ def print_progress(step, steps, metrics, started):
     tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
     line = f"\rstep {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
     print(line + tail, end="", flush=True)
+
+
+if __name__ == "__main__":
+    from toylib.cli import main
+
+    raise SystemExit(main())

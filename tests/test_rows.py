@@ -1,0 +1,149 @@
+"""The shared-prompt row against the definition, on every architecture it is meant for."""
+
+import pytest
+import torch
+from tiny import pairs_of_tokens
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from toylib import sequence_logps
+from toylib.preferences import collate
+from toylib.rows import collate_rows, head_on, pair_logps, row_length, row_logps, row_mask, why_not_shared
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL |= {
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+ARCHITECTURES = {
+    "llama": GROUPED,
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": GROUPED,
+    "mistral": GROUPED,
+    "smollm3": {"num_key_value_heads": 2},
+    "olmo2": {"num_key_value_heads": 2},
+    "phi3": {"num_key_value_heads": 2},
+    "gpt_neox": {},
+    "gpt2": {},
+    "gemma3_text": GROUPED | {"sliding_window": 64},
+}
+
+
+def build(kind, attention="sdpa", dtype=torch.float64, **settings):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(SMALL | ARCHITECTURES[kind] | settings))
+    if kind == "gpt2":
+        config.n_embd, config.n_inner, config.n_layer, config.n_head, config.n_positions = 32, 64, 2, 4, 128
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+def both_ways(model, pairs):
+    device = model.device
+    ours = torch.stack(row_logps(model, **collate_rows(pairs, 0, device)))
+    definition = torch.stack(sequence_logps(model, **collate(pairs, 0, device)).chunk(2))
+    return ours, definition
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_rows_give_the_log_probs_and_gradients_of_the_definition(kind, attention, monkeypatch):
+    # Eager attention takes its softmax in fp32 even in a float64 model; here it keeps the precision it is given.
+    softmax = torch.nn.functional.softmax
+    monkeypatch.setattr("torch.nn.functional.softmax", lambda x, dim=None, dtype=None, **_: softmax(x, dim=dim))
+    model, pairs = build(kind, attention), pairs_of_tokens(6)
+    ours, definition = both_ways(model, pairs)
+    assert (ours - definition).abs().max() < 1e-9 and definition.min() < -20
+    gradients = []
+    for logps in (ours, definition):
+        model.zero_grad()
+        (logps[0] - 2 * logps[1]).sum().backward()
+        gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[
+        1
+    ].norm()  # norms are taken in fp32 inside the models
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_rows_in_fp32_agree_to_rounding(kind):
+    ours, definition = both_ways(build(kind, dtype=torch.float32, initializer_range=0.1), pairs_of_tokens(6))
+    assert ((ours - definition).abs() / definition.abs()).max() < 2e-5
+
+
+def test_padding_side_batch_size_and_order_change_nothing():
+    model, pairs = build("llama"), pairs_of_tokens(6)
+    together = torch.stack(row_logps(model, **collate_rows(pairs, 0)))
+    alone = torch.cat([torch.stack(row_logps(model, **collate_rows([pair], 0))) for pair in pairs], dim=1)
+    backwards = torch.stack(row_logps(model, **collate_rows(pairs[::-1], 0))).flip(1)
+    batch = collate_rows(pairs, 0)
+    on_the_left = {name: tensor.clone() for name, tensor in batch.items()}
+    for i in range(len(pairs)):
+        pads = int((batch["branch"][i] < 0).sum())
+        for name, tensor in batch.items():
+            on_the_left[name][i] = tensor[i].roll(pads)
+    assert any((batch["branch"] < 0).any(dim=1))
+    for other in (alone, backwards, torch.stack(row_logps(model, **on_the_left))):
+        assert (together - other).abs().max() < 1e-9
+
+
+def test_a_row_reads_as_documented():
+    rows = [
+        {"prompt": [5, 6, 7], "chosen": [8, 2], "rejected": [9, 10, 2]},
+        {"prompt": [5], "chosen": [8], "rejected": [9]},
+    ]
+    batch = {name: tensor.tolist() for name, tensor in collate_rows(rows, 0).items()}
+    assert batch["input_ids"] == [[5, 6, 7, 8, 7, 9, 10], [5, 5, 0, 0, 0, 0, 0]]
+    assert batch["position_ids"] == [[0, 1, 2, 3, 2, 3, 4], [0, 0, 0, 0, 0, 0, 0]]
+    assert batch["branch"] == [[0, 0, 1, 1, 2, 2, 2], [1, 2, -1, -1, -1, -1, -1]]
+    assert batch["targets"] == [[0, 0, 8, 2, 9, 10, 2], [8, 9, 0, 0, 0, 0, 0]]
+    assert [row_length(row) for row in rows] == [7, 2]
+    seen = row_mask(collate_rows(rows, 0)["branch"], torch.float32)[0, 0] == 0
+    assert seen[4].tolist() == [True, True, False, False, True, False, False]
+
+
+def test_a_boolean_mask_would_be_silently_wrong_under_eager_attention(monkeypatch):
+    model, pairs = build("llama", "eager"), pairs_of_tokens(3)
+    monkeypatch.setattr("toylib.rows.row_mask", lambda branch, dtype: row_mask(branch, dtype) == 0)
+    ours, definition = both_ways(model, pairs)
+    assert (ours - definition).abs().max() > 0.1
+
+
+def test_the_output_head_sees_reply_tokens_only_and_is_left_as_it_was():
+    model, pairs = build("llama"), pairs_of_tokens(3)
+    batch = collate_rows(pairs, 0)
+    scored = batch["branch"] > 0
+    with head_on(model, scored):
+        logits = model(input_ids=batch["input_ids"]).logits
+    assert logits.shape == (1, int(scored.sum()), 97)
+    assert model(input_ids=batch["input_ids"]).logits.shape[:2] == scored.shape
+
+
+@pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma3_text"])
+def test_a_row_over_the_window_is_refused_and_the_definition_still_scores(kind):
+    pairs = pairs_of_tokens(4)
+    longest = max(map(row_length, pairs))
+    narrow, wide = build(kind, sliding_window=longest - 1), build(kind, sliding_window=longest)
+    assert why_not_shared(wide, pairs) is None
+    assert f"{longest} tokens and a layer's attention window is {longest - 1}" in why_not_shared(narrow, pairs)
+    ours, definition = both_ways(build(kind, sliding_window=8), pairs)
+    assert (ours - definition).abs().max() > 0.1  # which is why
+    assert torch.stack(list(pair_logps(narrow, collate(pairs, 0)))).isfinite().all()
+
+
+def test_qwen2_names_a_window_that_it_does_not_use():
+    model = build("qwen2", sliding_window=4, use_sliding_window=False)
+    assert why_not_shared(model, pairs_of_tokens(4)) is None
+
+
+def test_attention_that_takes_no_mask_is_refused():
+    model = build("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    assert "flash_attention_2" in why_not_shared(model, pairs_of_tokens(2))
+
+
+def test_a_model_that_ignores_the_mask_is_found_out_by_the_probe(monkeypatch):
+    model = build("llama")
+    monkeypatch.setattr("toylib.rows.row_mask", lambda branch, dtype: row_mask(branch * 0, dtype))
+    assert "nats away from the definition's" in why_not_shared(model, pairs_of_tokens(2))

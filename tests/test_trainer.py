@@ -1,0 +1,588 @@
+"""DPOTrainer: the loss of the loop, the same run after a kill, clear refusals, and nothing lost on the way."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback, TrainingArguments
+
+from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
+from toylib.preferences import collate, tokenize_pairs
+from toylib.trainer import METRICS, LengthGrouped
+
+MORE = [{**pair, "prompt": pair["prompt"].replace("my", "the")} for pair in PAIRS] + PAIRS * 2
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def make(tmp_path):
+    def trainer(model=None, pairs=MORE, eval_pairs=None, tokenizer=None, output=tmp_path / "out", **settings):
+        ours = (
+            "ref_model",
+            "beta",
+            "loss_type",
+            "label_smoothing",
+            "average_logps",
+            "max_length",
+            "callbacks",
+            "optimizers",
+        )
+        options = {name: settings.pop(name) for name in ours if name in settings}
+        base = {"use_cpu": True, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "logging_steps": 1}
+        base |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "max_steps": 6}
+        return DPOTrainer(
+            tiny_model(0) if model is None else model,
+            TrainingArguments(output_dir=str(output), **(base | settings)),
+            Dataset.from_list(pairs),
+            eval_pairs and Dataset.from_list(eval_pairs),
+            processing_class=tokenizer or tiny_tokenizer(),
+            **options,
+        )
+
+    return trainer
+
+
+def logged(trainer, name="loss"):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def weights(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def test_the_first_loss_is_ln2_and_the_reference_is_the_model_as_it_was(make):
+    trainer = make()
+    trainer.train()
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert logged(trainer)[-1] < 0.69
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "smoothing", "average"),
+    [("sigmoid", 0.0, False), ("sigmoid", 0.2, False), ("robust", 0.2, False), ("hinge", 0.0, False)]
+    + [("ipo", 0.0, False), ("ipo", 0.0, True)],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_evaluation_is_the_mean_of_the_textbook_over_pairs(make, loss_type, smoothing, average, shared, monkeypatch):
+    if not shared:
+        monkeypatch.setattr("toylib.trainer.why_not_shared", lambda *_: "this test says so")
+    model, reference = tiny_model(0), tiny_model(1)
+    trainer = make(
+        model, eval_pairs=PAIRS, ref_model=reference, loss_type=loss_type, label_smoothing=smoothing, beta=0.3,
+        average_logps=average, per_device_eval_batch_size=3,
+    )  # fmt: skip
+    found = trainer.evaluate()
+    batch = collate(tokenize_pairs(PAIRS, tiny_tokenizer()), 0)
+    with torch.no_grad():
+        sums = [part for m in (model, reference) for part in sequence_logps(m, **batch).chunk(2)]
+        used = [part for m in (model, reference) for part in sequence_logps(m, **batch, average=average).chunk(2)]
+    losses, chosen, rejected = dpo_loss(*used, 0.3, loss_type, smoothing)
+    expected = [losses, chosen, rejected, chosen - rejected, (chosen > rejected).float(), *sums[:2]]
+    for name, values in zip(("loss", *METRICS), expected, strict=True):
+        assert found[f"eval_{name}"] == pytest.approx(values.mean().item(), rel=2e-5, abs=1e-5), name
+
+
+def test_accumulated_batches_give_the_weights_of_one_large_batch(make):
+    runs = [
+        make(per_device_train_batch_size=size, gradient_accumulation_steps=6 // size, max_steps=3) for size in (6, 2)
+    ]
+    for trainer in runs:
+        trainer.train()
+    assert logged(runs[0]) == pytest.approx(logged(runs[1]), abs=1e-5)
+    assert torch.allclose(weights(runs[0].model), weights(runs[1].model), atol=1e-5)
+
+
+def test_a_log_line_averages_over_all_pairs_since_the_last(make):
+    every, summed = make(), make(logging_steps=3)
+    every.train(), summed.train()
+    for name in METRICS:
+        values = logged(every, name)
+        assert logged(summed, name) == pytest.approx([sum(values[:3]) / 3, sum(values[3:]) / 3], abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_loss(make):
+    runs = [make(gradient_checkpointing=on) for on in (False, True)]
+    for trainer in runs:
+        trainer.train()
+    assert logged(runs[0]) == pytest.approx(logged(runs[1]), abs=1e-6)
+
+
+def test_bf16_autocast_keeps_fp32_weights_and_starts_at_ln2(make):
+    trainer = make(bf16=True)
+    trainer.train()
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=2e-2)
+
+
+def test_dropout_is_off_in_every_form(make):
+    model = tiny_model(0, attention_dropout=0.5)
+    model.lm_head = torch.nn.Sequential(torch.nn.Dropout(0.5), model.lm_head)
+    model.get_output_embeddings = lambda: model.lm_head
+    trainer = make(model)
+    trainer.train()
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_a_peft_model_trains_its_adapters_against_its_base(make):
+    peft = pytest.importorskip("peft")
+    model = tiny_model(0)
+    before = fingerprint(model)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.3))
+    trainer = make(adapted, learning_rate=3e-2, max_steps=12)
+    trainer.train()
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6) and logged(trainer)[-1] < 0.6
+    assert trainer.identity["reference"] == fingerprint(adapted, without=("lora_",))
+    assert fingerprint(frozen_copy(adapted)) == before
+
+
+def test_long_prompts_are_cut_and_long_replies_dropped_and_both_are_counted(make, capsys):
+    long = [{**PAIRS[0], "prompt": "my order is late . " * 9}, {**PAIRS[0], "chosen": "yes " * 40}]
+    trainer = make(pairs=PAIRS + long, max_length=20)
+    said = capsys.readouterr().out
+    assert "1 of 6 prompts cut from the left" in said and "1 of 6 pairs dropped" in said
+    assert [row["number"] for row in trainer.train_dataset] == [1, 2, 3, 4, 5]
+
+
+def test_the_fallback_is_said_and_gives_the_same_losses(make, monkeypatch, capsys):
+    shared = make()
+    shared.train()
+    monkeypatch.setattr("toylib.trainer.why_not_shared", lambda *_: "its window is 4")
+    textbook = make()
+    textbook.train()
+    assert "prompts are not shared: its window is 4" in capsys.readouterr().out
+    assert logged(shared) == pytest.approx(logged(textbook), abs=1e-5)
+
+
+def test_batches_hold_rows_of_like_length_each_row_once_in_an_order_of_the_seed():
+    lengths = [(7 * i) % 50 for i in range(203)]
+    orders = [list(LengthGrouped(lengths, 4, lambda s=seed: s)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(203))
+    batches = [[lengths[i] for i in orders[0][k : k + 4]] for k in range(0, 200, 4)]
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 3
+    assert batches != sorted(batches) and batches != sorted(batches, reverse=True)
+
+
+# Refusals: one sentence each, before anything is trained.
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"beta": 0.0}, "beta must be a positive number, got 0.0"),
+        ({"loss_type": "dpo"}, "unknown loss_type 'dpo'"),
+        ({"label_smoothing": 0.5}, "label_smoothing must be in [0, 0.5)"),
+        ({"max_length": 2}, "no pair fits max_length=2"),
+        ({"tokenizer": tiny_tokenizer(eos=None)}, "no end-of-sequence token"),
+        ({"tokenizer": tiny_tokenizer(words=[f"w{i}" for i in range(40)] + ["Customer:", "my"])}, "the model knows 24 tokens"),
+        ({"pairs": [{name: [{"role": "user", "content": text}] for name, text in pair.items()} for pair in PAIRS]},
+         "no chat template"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_in_one_sentence(make, settings, said):
+    with pytest.raises(ValueError) as caught:
+        make(**settings)
+    assert said in one_sentence(caught)
+
+
+def test_a_reference_that_shares_weights_is_refused(make):
+    model = tiny_model(0)
+    with pytest.raises(ValueError) as caught:
+        make(model, ref_model=model)
+    assert "ref_model shares weights with the model" in one_sentence(caught)
+
+
+def test_without_a_tokenizer_it_says_what_to_pass():
+    with pytest.raises(ValueError) as caught:
+        DPOTrainer(tiny_model(0), TrainingArguments(output_dir="never", use_cpu=True), Dataset.from_list(PAIRS))
+    assert "pass the model's tokenizer" in one_sentence(caught) and not Path("never").exists()
+
+
+def test_without_a_pad_token_anything_pads_and_nothing_changes(make):
+    runs = [make(tokenizer=tokenizer) for tokenizer in (tiny_tokenizer(), tiny_tokenizer(pad=None))]
+    for trainer in runs:
+        trainer.train()
+    assert logged(runs[0]) == logged(runs[1])
+
+
+def test_messages_are_rendered_by_the_chat_template(make):
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    pairs = [{name: [{"role": roles[name], "content": pair[name].strip()}] for name in roles} for pair in PAIRS]
+    tokenizer = tiny_tokenizer(
+        words=["user", "assistant", *dict.fromkeys(" ".join(map(" ".join, map(dict.values, PAIRS))).split())]
+    )
+    tokenizer.chat_template = CHAT
+    trainer = make(tiny_model(0, vocab_size=len(tokenizer)), pairs, tokenizer=tokenizer)
+    trainer.train()
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+
+
+# Numbers that are not finite.
+
+
+class Spoil(TrainerCallback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.at:
+            self.kept = weights(model).clone()
+            model.register_forward_hook(lambda _, __, output: setattr(output, "logits", output.logits * float("nan")))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_rows_and_keeps_the_weights(make, tmp_path):
+    spoil = Spoil(at=3)
+    trainer = make(callbacks=[spoil], save_strategy="steps", save_steps=2)
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train()
+    said = one_sentence(caught)
+    assert "the loss is nan at step 4, rows " in said and str(tmp_path / "out" / "last-finite") in said
+    kept = type(trainer.model).from_pretrained(tmp_path / "out" / "last-finite")
+    assert torch.equal(weights(kept), spoil.kept) and spoil.kept.isfinite().all()
+    assert (tmp_path / "out" / "checkpoint-2" / "toylib.json").is_file()
+
+
+class SpoilGradient(Spoil):
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.at:
+            self.kept = weights(model).clone()
+            next(model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make):
+    spoil = SpoilGradient(at=2)
+    trainer = make(callbacks=[spoil])
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train()
+    assert "the gradient is not finite at step 3" in one_sentence(caught)
+    assert torch.equal(weights(trainer.model), spoil.kept)
+
+
+# Checkpoints.
+
+
+@pytest.fixture
+def saved(make, tmp_path):
+    """A finished run of eight steps over two epochs and a half, a checkpoint at every one; its losses and weights."""
+    trainer = make(save_strategy="steps", save_steps=1, max_steps=8, gradient_accumulation_steps=2)
+    trainer.train()
+    return trainer, tmp_path / "out"
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 7])
+def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(saved, make, step, tmp_path):
+    trainer, out = saved
+    copied = tmp_path / "resumed"
+    shutil.copytree(out / f"checkpoint-{step}", copied / f"checkpoint-{step}")
+    again = make(output=copied, save_strategy="steps", save_steps=1, max_steps=8, gradient_accumulation_steps=2)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(trainer.model))
+    assert logged(again)[-1] == logged(trainer)[-1]
+
+
+def spoil_checkpoint(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "one bit flipped":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif how == "without its optimizer":
+        (folder / "optimizer.pt").unlink()
+    elif how == "cut off before its seal":
+        (folder / "toylib.json").unlink()
+    elif how == "seal damaged":
+        (folder / "toylib.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("truncated", "model.safetensors is damaged"),
+        ("one bit flipped", "model.safetensors is damaged"),
+        ("without its optimizer", "optimizer.pt is missing"),
+        ("cut off before its seal", "cut off while being written, or made by another program"),
+        ("seal damaged", "cut off while being written, or made by another program"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(saved, make, how, said, capsys):
+    trainer, out = saved
+    spoil_checkpoint(out / "checkpoint-8", how)
+    again = make(max_steps=8, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError) as caught:
+        again.train(resume_from_checkpoint=str(out / "checkpoint-8"))
+    assert said in one_sentence(caught) and f"{out / 'checkpoint-7'} is whole" in one_sentence(caught)
+    again.train(resume_from_checkpoint=True)
+    assert f"passed over {out / 'checkpoint-8'}: " in capsys.readouterr().out
+    assert torch.equal(weights(again.model), weights(trainer.model))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"beta": 0.5}, "its beta is 0.1, here it is 0.5"),
+        ({"pairs": PAIRS}, "its pairs is"),
+        ({"model": tiny_model(7)}, "its reference is"),
+        ({"loss_type": "ipo"}, "its loss_type is 'sigmoid'"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(saved, make, change, said):
+    other = make(**{"model": tiny_model(0), **change})
+    with pytest.raises(ValueError) as caught:
+        other.train(resume_from_checkpoint=str(saved[1] / "checkpoint-8"))
+    assert "it belongs to another run" in one_sentence(caught) and said in one_sentence(caught)
+
+
+def test_with_nothing_to_resume_it_says_so(make):
+    with pytest.raises(ValueError) as caught:
+        make().train(resume_from_checkpoint=True)
+    assert "no checkpoint to resume" in one_sentence(caught)
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_last_checkpoint(make, tmp_path, monkeypatch):
+    trainer = make(save_strategy="steps", save_steps=2, save_total_limit=1)
+    write = type(trainer)._save_optimizer_and_scheduler
+
+    def full(self, folder):
+        if "checkpoint-4" in folder:
+            Path(folder, "optimizer.pt").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(self, folder)
+
+    monkeypatch.setattr(type(trainer), "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OSError, match="checkpoint-4 could not be saved .*No space left on device") as caught:
+        trainer.train()
+    assert "the checkpoints before it are untouched" in one_sentence(caught)
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-2"]
+    monkeypatch.undo()
+    whole = make(save_strategy="steps", save_steps=2)
+    whole.train(resume_from_checkpoint=True)
+    assert whole.state.global_step == 6
+
+
+def test_only_as_many_checkpoints_are_kept_as_asked_for(make, tmp_path):
+    make(save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
+from tiny import PAIRS, tiny_model, tiny_tokenizer
+from toylib import DPOTrainer
+import toylib.checkpoints as checkpoints
+
+where, step = sys.argv[2], int(sys.argv[3])
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if where == "training" and state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+sealed = checkpoints.seal
+def seal(folder, run):
+    if where == "saving" and folder.name == f"checkpoint-{{step}}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sealed(folder, run)
+checkpoints.seal = seal
+arguments = TrainingArguments(output_dir=sys.argv[1], use_cpu=True, per_device_train_batch_size=2, learning_rate=1e-3,
+    max_steps=9, save_steps=2, save_total_limit=1, report_to="none", disable_tqdm=True)
+trainer = DPOTrainer(tiny_model(0), arguments, Dataset.from_list(PAIRS * 2), processing_class=tiny_tokenizer(), callbacks=[Kill()])
+trainer.train(resume_from_checkpoint=where == "resume" or None)
+trainer.save_model(sys.argv[1] + "/end")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "step"), [("training", 3), ("training", 5), ("training", 8), ("saving", 4), ("saving", 6)]
+)
+def test_kill_minus_nine_then_resume_gives_the_same_weights(tmp_path, where, step):
+    script = tmp_path / "run.py"
+    script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+
+    def run(folder, *how):
+        command = [sys.executable, str(script), str(tmp_path / folder), *map(str, how)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
+
+    assert run("whole", "none", 0).returncode == 0
+    assert run("killed", where, step).returncode == -9
+    resumed = run("killed", "resume", 0)
+    assert resumed.returncode == 0, resumed.stderr
+    ends = [(tmp_path / folder / "end" / "model.safetensors").read_bytes() for folder in ("whole", "killed")]
+    assert ends[0] == ends[1]
+
+
+# The cache of reference log-probs.
+
+
+def cached(tmp_path):
+    return sorted((tmp_path / "cache").glob("*"))
+
+
+def test_a_second_run_takes_the_reference_log_probs_from_the_cache(make, tmp_path, monkeypatch):
+    first = make()
+    assert len(cached(tmp_path)) == 1
+    monkeypatch.setattr("toylib.trainer.reference_logps", lambda *_: pytest.fail("scored again"))
+    second = make(beta=0.7, learning_rate=1.0)  # neither changes the reference
+    assert [row["ref_logps"] for row in first.train_dataset] == [row["ref_logps"] for row in second.train_dataset]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": tiny_model(5)},
+        {"pairs": MORE[:-1]},
+        {"pairs": [*MORE[:-1], {**MORE[-1], "chosen": " yes !"}]},
+        {"max_length": 12},
+        {"bf16": True},
+        {"tokenizer": tiny_tokenizer(eos="<unk>")},
+        {"model": tiny_model(0, dtype=torch.float64)},
+    ],
+    ids=["weights", "fewer pairs", "one reply", "length", "precision", "end of sequence", "dtype"],
+)
+def test_whatever_the_numbers_depend_on_makes_another_cache(make, tmp_path, change):
+    make()
+    make(**change)
+    assert len(cached(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "one number changed", "another run's", "not finite"])
+def test_a_damaged_or_foreign_cache_is_never_used(make, tmp_path, how, capsys):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    good = [row["ref_logps"] for row in make().train_dataset]
+    (path,) = cached(tmp_path)
+    with safe_open(path, "pt") as file:
+        marks = file.metadata()
+    logps = load_file(path)["logps"]
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif how == "one number changed":
+        save_file({"logps": logps + 0.5}, path, metadata=marks)
+    elif how == "another run's":
+        save_file({"logps": logps}, path, metadata=marks | {"key": "0" * 64})
+    else:
+        save_file({"logps": logps * float("nan")}, path, metadata=marks)
+    assert [row["ref_logps"] for row in make().train_dataset] == good
+    assert "computed anew" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(make, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "file"))
+    trainer = make()
+    trainer.train()
+    assert "were not cached" in capsys.readouterr().out and len(logged(trainer)) == 6
+
+
+# The command line.
+
+
+def command_line(*arguments):
+    from toylib.cli import main
+
+    return main([*map(str, arguments)])
+
+
+@pytest.fixture
+def files(tmp_path):
+    tiny_model(0).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in MORE))
+    return ["--model", tmp_path / "model", "--data", tmp_path / "pairs.jsonl", "--output", tmp_path / "out", "--cpu"]
+
+
+def test_the_command_line_trains_saves_and_resumes(files, tmp_path, capsys):
+    options = [*files, "--batch-size", 2, "--learning-rate", 1e-3, "--save-steps", 2, "--set", "logging_steps=1"]
+    options += ["--eval-data", tmp_path / "pairs.jsonl", "--set", "disable_tqdm=true"]
+    assert command_line(*options, "--max-steps", 4) == 0
+    first = type(tiny_model()).from_pretrained(tmp_path / "out")
+    assert "'eval_loss'" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    assert command_line(*options, "--max-steps", 4, "--resume") == 0
+    assert (
+        fingerprint(type(tiny_model()).from_pretrained(tmp_path / "out"))
+        == fingerprint(first)
+        != fingerprint(tiny_model(0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--model", "./nowhere"], "no folder './nowhere'"),
+        (["--beta", "-1"], "beta must be a positive number"),
+        (["--set", "colour=red"], "--set colour=red: expected name=value"),
+        (["--eval-steps", "5"], "--eval-steps needs --eval-data"),
+        (["--resume"], "no checkpoint to resume"),
+    ],
+)
+def test_the_command_line_says_in_one_sentence_what_to_mend(files, options, said, capsys):
+    assert command_line(*files, *options) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: ") and said in told
+
+
+def test_help_names_every_option_with_a_sentence_and_shows_examples():
+    from toylib.cli import parser
+
+    said = parser().format_help()
+    assert "torchrun --nproc_per_node 2" in said and "examples:" in said
+    assert all(action.help for action in parser()._actions)
+
+
+@pytest.mark.slow
+def test_the_module_runs_as_documented_without_a_warning(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "toylib.train", "--help"], cwd=root, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == "" and "usage: python -m toylib.train" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path, root):
+    def run(output, *launch, batch):
+        options = ["--batch-size", batch, "--max-steps", 5, "--learning-rate", 1e-3, "--set", "logging_steps=1"]
+        options += ["--set", "disable_tqdm=true", "--eval-data", tmp_path / "pairs.jsonl", "--save-steps", 5]
+        files[5] = tmp_path / output
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "TOYLIB_CACHE": str(tmp_path / output),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", *launch, "toylib.train", *files, *options]
+        done = subprocess.run(
+            [*map(str, command)], check=False, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        history = json.loads((tmp_path / output / "checkpoint-5" / "trainer_state.json").read_text())["log_history"]
+        return [[entry[name] for name in ("loss", *METRICS)] for entry in history if "loss" in entry]
+
+    one = run("one", batch=4)
+    two = run("two", "torch.distributed.run", "--nproc_per_node", "2", "-m", batch=2)
+    assert len(one) == 5
+    # At step 0 every margin is a rounding error around 0, and with it the accuracy, whose place is set to 0 there.
+    accuracy = 1 + METRICS.index("rewards/accuracies")
+    one[0][accuracy] = two[0][accuracy] = 0
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)

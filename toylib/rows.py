@@ -1,0 +1,134 @@
+"""The shared-prompt row: both replies of a pair behind one copy of their prompt. The log-probs of `logps`, faster.
+
+    prompt[:-1] | prompt[-1] chosen[:-1] | prompt[-1] rejected[:-1]     what the model reads
+      0  …  0   |       1  …  1          |        2  …  2               branch: each reply sees the prompt and itself
+         –      |        chosen          |        rejected              target: what each position has to predict
+
+The last prompt token opens both branches, both times at position P − 1, so that every reply token, the first included,
+is predicted one place before it. Positions restart in each branch. Padding is branch −1 and seen by no one else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+from toylib.logps import sequence_logps
+from toylib.preferences import collate
+
+PADDING, PROMPT, CHOSEN, REJECTED = -1, 0, 1, 2
+
+
+def row_length(row) -> int:
+    """Tokens of a tokenised pair (`tokenize_pairs`) in a shared-prompt row: the prompt once, both replies."""
+    return len(row["prompt"]) - 1 + len(row["chosen"]) + len(row["rejected"])
+
+
+def collate_rows(rows, pad_token_id, device="cpu"):
+    """Tokenised pairs as a batch of shared-prompt rows for `row_logps`, one row a pair, padded on the right.
+
+    Returns a dict of `input_ids`, `position_ids`, `branch` and `targets`, each `(batch, length)`. Any token can stand
+    for padding, since none is ever looked at.
+    """
+    shape = (len(rows), max(map(row_length, rows)))
+    batch = {name: torch.zeros(shape, dtype=torch.long) for name in ("position_ids", "targets")}
+    batch |= {"input_ids": torch.full(shape, pad_token_id), "branch": torch.full(shape, PADDING)}
+    for i, row in enumerate(rows):
+        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+        last = len(prompt) - 1
+        columns = {
+            "input_ids": prompt[:-1] + prompt[-1:] + chosen[:-1] + prompt[-1:] + rejected[:-1],
+            "position_ids": [*range(last), *range(last, last + len(chosen)), *range(last, last + len(rejected))],
+            "branch": [PROMPT] * last + [CHOSEN] * len(chosen) + [REJECTED] * len(rejected),
+            "targets": [0] * last + chosen + rejected,
+        }
+        for name, values in columns.items():
+            batch[name][i, : len(values)] = torch.tensor(values)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def row_mask(branch, dtype):
+    """What each position may look at, as a mask `(batch, 1, length, length)` to add to the attention scores.
+
+    0 for what stands at or before it in the prompt or in its own branch, the lowest number of `dtype` for the rest.
+    Additive and not boolean: eager attention adds whatever it is given, and adding True is silently wrong.
+    """
+    query, key = branch.unsqueeze(2), branch.unsqueeze(1)
+    causal = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    seen = causal & ((key == query) | (key == PROMPT))
+    mask = torch.zeros(seen.shape, dtype=dtype, device=branch.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+@contextlib.contextmanager
+def head_on(model, positions):
+    """While open, the output head sees only the hidden states at `positions` (a boolean `(batch, length)`).
+
+    The model's logits are then `(1, number of positions, vocabulary)`. A hook and not `logits_to_keep`: that takes
+    such a mask from transformers 5.22 on only. `model` may be wrapped for several processes.
+    """
+    while hasattr(model, "module"):
+        model = model.module
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions].unsqueeze(0), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def row_logps(model, input_ids, position_ids, branch, targets):
+    """log π(chosen | prompt) and log π(rejected | prompt) of each row, in nats: two tensors of shape `(batch,)`.
+
+    Equal to `sequence_logps` on the same pairs; inputs are as from `collate_rows`. The softmax is taken in fp32
+    (float64 for a float64 model), and logits exist for reply tokens only. Gradient and mode are the caller's.
+    """
+    scored = branch > PROMPT
+    mask = row_mask(branch, next(p.dtype for p in model.parameters() if p.is_floating_point()))
+    with head_on(model, scored):
+        outputs = model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
+    logits = outputs.logits[0]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logps = -F.cross_entropy(logits, targets[scored], reduction="none")
+    table = logps.new_zeros(branch.shape).masked_scatter(scored, logps)
+    return tuple(torch.where(branch == side, table, 0).sum(dim=1) for side in (CHOSEN, REJECTED))
+
+
+def pair_logps(model, batch):
+    """`(chosen, rejected)` log-probs, each `(batch,)`, of a batch in either layout, `collate_rows`' or `collate`'s."""
+    return row_logps(model, **batch) if "branch" in batch else sequence_logps(model, **batch).chunk(2)
+
+
+@torch.no_grad()
+def why_not_shared(model, rows, pad_token_id=0) -> str | None:
+    """Why these tokenised pairs cannot go through `model` as shared-prompt rows, in one clause; None if they can.
+
+    They cannot where attention takes no such mask (anything but sdpa and eager), where the longest row is over a
+    layer's attention window, and where a probe with that row differs from `sequence_logps`, the definition.
+    """
+    config = model.config.get_text_config()
+    attention = getattr(config, "_attn_implementation", None)
+    if attention not in ("sdpa", "eager"):
+        return f"{attention} attention takes no mask of its own"
+    longest = max(rows, key=row_length)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(config, "use_sliding_window", True) is False:
+        windows = windows[1:]
+    window = min((window for window in windows if window), default=None)
+    if window and row_length(longest) > window:
+        return f"the longest row has {row_length(longest)} tokens and a layer's attention window is {window}"
+    device = next(model.parameters()).device
+    try:
+        ours = torch.stack(row_logps(model, **collate_rows([longest], pad_token_id, device)))
+        definition = torch.stack(sequence_logps(model, **collate([longest], pad_token_id, device)).chunk(2))
+    except torch.OutOfMemoryError:
+        raise  # more memory is what is missing, not another layout
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as problem:
+        return f"the model does not take such a row ({str(problem).splitlines()[0][:120]})"
+    room = 1e-3 if definition.dtype == torch.float64 or model.dtype == torch.float32 else 3e-2
+    off = (ours - definition).abs().max().item()
+    if not off <= room * max(1.0, definition.abs().max().item()):
+        return f"on the longest row its log-probs are {off:.3g} nats away from the definition's"
+    return None

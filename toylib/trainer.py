@@ -1,0 +1,203 @@
+"""DPO as a thin `transformers.Trainer`: our rows and loss inside, everything else (optimizer, precision, devices,
+checkpoints, logging) the Trainer's and Accelerate's own. `train.train_dpo` is the loop to read; this is the one to use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from accelerate.utils import gather_object
+
+from toylib.cache import cache_key, load_cached, reference_logps, save_cached
+from toylib.checkpoints import SafeTrainer
+from toylib.loss import check_loss_settings, dpo_loss
+from toylib.models import check_vocabulary, switch_off_dropout
+from toylib.preferences import collate, tokenize_pairs
+from toylib.reference import fingerprint, shares_storage
+from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
+
+METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
+BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
+
+
+class DPOTrainer(SafeTrainer):
+    """`transformers.Trainer` for DPO and its relatives (`dpo_loss`), on pairs as from `load_preferences`.
+
+    `args` are ordinary `TrainingArguments`: accumulation, checkpoints, autocast (`bf16`, `fp16`), gradient
+    checkpointing, `report_to`, several processes under `torchrun`. `model` may be a PEFT model. The reference is
+    `ref_model`, or `model` as it is now (of a PEFT model: its base); its log-probs are computed once, here, and cached
+    on disk (`toylib.cache`), so no second model stays in memory. `average_logps=True` divides log-probs by the
+    reply's length, as TRL's `ipo` does. Metrics have TRL's names; log-probs are nats a reply, rewards carry β.
+
+    Pairs go through the model as shared-prompt rows (`toylib.rows`), or, where the model cannot take those, as two
+    sequences each (`toylib.logps`), and the log says which. Prompts that do not fit `max_length` are cut from their
+    left, pairs whose reply alone is too long are dropped, both are counted and printed. Dropout is switched off.
+
+    Raises `ValueError` for settings or data that cannot be used, for a reference that shares weights with the model
+    and for a tokenizer with ids that the model has not; `FloatingPointError`, naming the rows, when a loss or a
+    gradient is not finite: the weights before that step are then saved in `output_dir/last-finite`.
+    """
+
+    loss_is_scaled_for_ga = False  # our loss is a mean over pairs: the Trainer divides it by the accumulation steps
+    _seen = None  # sums over the pairs since the last log, by metric, and their number
+
+    def __init__(
+        self,
+        model,
+        args,
+        train_dataset,
+        eval_dataset=None,
+        processing_class=None,
+        ref_model=None,
+        beta=0.1,
+        loss_type="sigmoid",
+        label_smoothing=0.0,
+        average_logps=False,
+        max_length=1024,
+        callbacks=None,
+        optimizers=(None, None),
+    ):
+        check_loss_settings(beta, loss_type, label_smoothing)
+        if processing_class is None:
+            raise ValueError("processing_class is missing: pass the model's tokenizer")
+        if ref_model is not None and shares_storage(model, ref_model):
+            raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")
+        if args.n_gpu > 1:
+            args._n_gpu = 1  # rows with masks of their own do not split over the Trainer's DataParallel
+            print("several GPUs, one process: using the first; `torchrun --nproc_per_node …` uses them all")
+        args.remove_unused_columns = False
+        self.loss_settings = {"beta": beta, "loss_type": loss_type, "label_smoothing": label_smoothing}
+        self.average_logps = average_logps
+        switch_off_dropout(model)
+        rows = {"train": tokenize_pairs(train_dataset, processing_class, max_length)}
+        if eval_dataset is not None:
+            rows["eval"] = sorted(tokenize_pairs(eval_dataset, processing_class, max_length), key=row_length)
+        check_vocabulary(model, rows)
+        pad = processing_class.pad_token_id
+        self.pad_token_id = processing_class.eos_token_id if pad is None else pad  # never looked at, in either layout
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("eval"),
+            processing_class=processing_class,
+            data_collator=self.collate,
+            compute_metrics=lambda seen: dict(zip(("loss", *METRICS), seen.predictions.mean(axis=0), strict=True)),
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False  # the older name of `loss_is_scaled_for_ga = False`
+        self.can_return_loss = True  # or evaluation would run without its loss
+        self.score_with_reference(model if ref_model is None else ref_model, rows, is_policy=ref_model is None)
+
+    def score_with_reference(self, reference, rows, is_policy):
+        """Choose the layout, and give every row its `ref_logps` (chosen, rejected; nats), from the cache or anew."""
+        every = [row for split in rows.values() for row in split]
+        reference.to(self.args.device).eval()  # the Trainer puts the policy back into train mode at every step
+        base = is_policy and hasattr(reference, "peft_config")
+        adapters = (reference.base_model.prefix, "modules_to_save.") if base else ()
+        with reference.disable_adapter() if base else contextlib.nullcontext():
+            problem = why_not_shared(reference, every, self.pad_token_id)
+            self.collate_inputs = collate if problem else collate_rows
+            if problem and self.is_world_process_zero():
+                print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
+            self.identity = {"reference": fingerprint(reference, without=adapters)}
+            self.identity |= {"pairs": cache_key("", rows["train"])[:16], "average_logps": self.average_logps}
+            self.identity |= self.loss_settings
+            how = {"layout": self.collate_inputs.__name__, "precision": self.accelerator.mixed_precision}
+            how |= {"dtype": str(reference.dtype), "device": self.args.device.type}
+            key = cache_key(self.identity["reference"], every, attention=reference.config._attn_implementation, **how)
+            logps = load_cached(key, len(every))
+            if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
+                size = max(self.args.train_batch_size, self.args.eval_batch_size)
+                logps = reference_logps(
+                    reference, every, self.collate_inputs, self.pad_token_id, self.accelerator, size
+                )
+                if self.is_world_process_zero():
+                    save_cached(key, logps)
+        for row, pair in zip(every, logps.tolist(), strict=True):
+            row["ref_logps"] = pair
+
+    def collate(self, rows):
+        """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
+        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
+        beside = {
+            "ref_logps": torch.tensor([row["ref_logps"] for row in rows], dtype=dtype),
+            "lengths": torch.tensor([[len(row["chosen"]), len(row["rejected"])] for row in rows]),
+            "numbers": torch.tensor([row["number"] for row in rows]),
+        }
+        return self.collate_inputs(rows, self.pad_token_id) | beside
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The mean loss over the pairs of a batch; beside it, if asked, a table `(pairs, 1 + len(METRICS))`."""
+        ref_logps, lengths, numbers = (inputs[name] for name in BESIDE)
+        logps = torch.stack(pair_logps(model, {k: v for k, v in inputs.items() if k not in BESIDE}), dim=1)
+        scale = lengths if self.average_logps else 1
+        result = dpo_loss(*(logps / scale).unbind(1), *(ref_logps / scale).unbind(1), **self.loss_settings)
+        chosen, rejected = result.chosen_rewards, result.rejected_rewards
+        right = (chosen > rejected).to(chosen.dtype)
+        columns = (result.losses, chosen, rejected, chosen - rejected, right, *logps.unbind(1))
+        table, loss = torch.stack(columns, dim=1).detach(), result.losses.mean()
+        if model.training:
+            if not torch.isfinite(loss):
+                rows = ", ".join(map(str, numbers.tolist()))
+                raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows}")
+            sums = torch.cat([table.sum(dim=0), table.new_tensor([len(table)])])
+            self._seen = sums if self._seen is None else self._seen + sums
+        return (loss, table) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """No loss of its own for the Trainer, which would average over batches: the table, of which we take means."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, table = self.compute_loss(model, inputs, return_outputs=True)
+        return None, table, table[:, 0]
+
+    def log(self, logs, start_time=None):
+        if self._seen is not None and "loss" in logs:
+            *sums, count = self.accelerator.reduce(self._seen, "sum").tolist()
+            logs |= {name: value / count for name, value in zip(METRICS, sums[1:], strict=True)}
+            self._seen = None
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset=None):
+        if getattr(self.args, "train_sampling_strategy", None) == "sequential":
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = [row_length(row) for row in self.train_dataset]
+        return LengthGrouped(lengths, size, lambda: seed + int(self.state.epoch or 0))
+
+
+class LengthGrouped(torch.utils.data.Sampler):
+    """Every index once, in an order drawn by `seed()`, so that a batch of `size` holds rows of like length.
+
+    Fifty batches at a time are drawn, sorted by length and shuffled as batches. The order depends on the seed alone,
+    so a resumed run goes on with the very batches that are left.
+    """
+
+    def __init__(self, lengths, size, seed):
+        self.lengths, self.size, self.seed = lengths, size, seed
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed())
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(order), 50 * self.size):
+            drawn = sorted(order[start : start + 50 * self.size], key=lambda i: self.lengths[i])
+            batches += [drawn[i : i + self.size] for i in range(0, len(drawn), self.size)]
+        whole = [batch for batch in batches if len(batch) == self.size]
+        for i in torch.randperm(len(whole), generator=generator).tolist():
+            yield from whole[i]
+        yield from (index for batch in batches if len(batch) < self.size for index in batch)
