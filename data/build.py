@@ -1,4 +1,4 @@
-"""Make everything in data/ that is not written by hand: `python data/build.py` (about 15 minutes on 2 cores).
+"""Make everything in data/ that is not written by hand: `python data/build.py` (about 18 minutes on 2 cores).
 
 Tokenizer and support model (data/support-lm), prompts, on-policy and templated pairs, and the measured part of
 data/README.md. One seed; nothing is fetched.
@@ -16,9 +16,9 @@ import time
 import compose
 import measure
 import torch
-import torch.nn.functional as F
+from sft import new_model, train_sft
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedTokenizerFast
 
 from toylib.judge import judge
 from toylib.models import load_model
@@ -27,18 +27,7 @@ from toylib.replies import sample_replies
 
 SEED = 0
 VOCABULARY = 1408
-SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
-# Steps, rate, share of copying drills at the start, and mix of styles. Drills alone (the second cycle's first third)
-# teach in a minute to copy both halves of an order number; mixed in at a fifth, it is chance whether the second half is
-# learned at all. The third cycle teaches the longer replies, the fourth brings the mix of styles back.
-CYCLES = (
-    (2000, 3e-3, 0.2, compose.STYLES),
-    (700, 3e-3, 2.5, compose.STYLES),
-    (800, 2.5e-3, 0.1, compose.KIND_STYLES),
-    (150, 5e-4, 0.1, compose.STYLES),
-)
 TEMPERATURE = 0.5  # folded into the weights: sampling the shipped model at 1 is sampling the trained one at this
-BATCH, CHUNK, PROMPT_WEIGHT, TOPIC_WEIGHT = 64, 5, 0.1, 0.5
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
     "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -54,9 +43,9 @@ def sft_examples(rng, styles=compose.STYLES):
     intents = list(asked)
     while True:
         intent = rng.choice(intents)
-        phrasing = rng.choice((asked if rng.random() < 0.4 else fragments)[intent])
+        phrasing = rng.choice((asked if rng.random() < 0.25 else fragments)[intent])
         second = rng.choice(fragments[intent])
-        if rng.random() < 0.25 and not compose.slots_in(phrasing) & compose.slots_in(second):
+        if rng.random() < 0.5 and not compose.slots_in(phrasing) & compose.slots_in(second):
             phrasing = f"{phrasing} {second}"  # two ways of saying it in one message
         message = compose.customer(rng, phrasing)
         values = compose.values_said(message)
@@ -92,79 +81,6 @@ def build_tokenizer(examples):
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
-
-
-def new_model(tokenizer):
-    """A Llama of `SHAPE` with random weights."""
-    set_seed(SEED)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        **SHAPE,
-    )
-    return LlamaForCausalLM(config)
-
-
-def train_sft(model, tokenizer, rng, steps, rate, drill_share, styles):
-    """Train `model` in place on the reply tokens (and, at a tenth of the weight, the prompt's), in one cycle of the rate.
-
-    A second, linear head reads the intent off the last prompt token, where the reply is about to begin. It makes the
-    model learn to listen several times faster, and is thrown away after training. `drill_share` is the share of
-    copying drills at the start; it falls to a tenth of that.
-    """
-    topic_head = torch.nn.Linear(model.config.hidden_size, len(compose.INTENTS))
-    parameters = [*model.parameters(), *topic_head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
-    )
-    examples, started = sft_examples(rng, styles), time.monotonic()
-    for step in range(1, steps + 1):
-        if (step - 1) % CHUNK == 0:  # draw a few batches at once and sort them by length: less padding
-            drills = drill_share * max(0.1, 1 - step / (0.6 * steps))  # much practice in copying at first, then little
-            drawn = [compose.copy_drill(rng) if rng.random() < drills else next(examples) for _ in range(CHUNK * BATCH)]
-            prompts, replies, topics = zip(*drawn, strict=True)
-            prompts = tokenizer(list(prompts))["input_ids"]
-            replies = tokenizer([reply + tokenizer.eos_token for reply in replies])["input_ids"]
-            rows = sorted(zip(prompts, replies, topics, strict=True), key=lambda row: len(row[0]) + len(row[1]))
-            queue = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-            random.Random(step).shuffle(queue)
-        loss = sft_loss(model, topic_head, queue.pop(), tokenizer.pad_token_id)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(f"sft {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
-
-
-def sft_loss(model, topic_head, rows, pad):
-    length = max(len(prompt) + len(reply) for prompt, reply, _ in rows)
-    input_ids = torch.full((len(rows), length), pad)
-    weight = torch.zeros(len(rows), length)
-    for i, (prompt, reply, _) in enumerate(rows):
-        end = len(prompt) + len(reply)
-        input_ids[i, :end] = torch.tensor(prompt + reply)
-        weight[i, : len(prompt)] = PROMPT_WEIGHT
-        weight[i, len(prompt) : end] = 1.0
-    # Padding is on the right, so that causal attention alone keeps it out.
-    outputs = model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
-    weight = weight[:, 1:].reshape(-1)
-    losses = F.cross_entropy(
-        outputs.logits[:, :-1].reshape(len(weight), -1), input_ids[:, 1:].reshape(-1), reduction="none"
-    )
-    last = torch.tensor([len(prompt) - 1 for prompt, _, _ in rows])
-    topics = torch.tensor([topic for _, _, topic in rows])  # -100 for a drill, which has none
-    listening = F.cross_entropy(
-        topic_head(outputs.hidden_states[-1][torch.arange(len(rows)), last]), topics, ignore_index=-100, reduction="sum"
-    )
-    return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * listening / len(rows)
 
 
 def write_jsonl(path, rows):
@@ -230,11 +146,9 @@ def main():
 
     folder = DATA / "support-lm"
     if not options.keep_model:
-        rng = random.Random(SEED)
-        tokenizer = build_tokenizer(itertools.islice(sft_examples(rng), 20_000))
-        model = new_model(tokenizer)
-        for cycle, settings in enumerate(CYCLES):
-            train_sft(model, tokenizer, rng if cycle == 0 else random.Random(cycle), *settings)
+        tokenizer = build_tokenizer(itertools.islice(sft_examples(random.Random(SEED)), 20_000))
+        model = new_model(tokenizer, SEED)
+        train_sft(model, tokenizer, sft_examples, SEED)
         model.model.norm.weight.data /= TEMPERATURE  # divides all logits by it
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
