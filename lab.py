@@ -5,6 +5,7 @@
     python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
+    python3 lab.py bench [engine] [...]   times this code against its peers; further arguments go to tests/bench/engine.py
 
 Standard library only, because it runs before anything is installed. What needs more (nbclient, ruff) is imported where it is
 used, in the second half, which the Python of .venv runs.
@@ -179,6 +180,14 @@ def test(arguments):
     hand_over("-m", "pytest", *what, *nbval, *(["--all"] if every else []), *arguments)
 
 
+def bench(arguments):
+    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem != "peers"}
+    name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
+    if name not in there:
+        sys.exit(f"lab.py: there is no benchmark {name}; there are {', '.join(there)}.")
+    hand_over(there[name], *rest)
+
+
 def notebooks():
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
@@ -199,8 +208,8 @@ def main(arguments):
         print(__doc__)
     elif arguments[:1] == ["--inside"]:  # started by hand_over
         inside(arguments[1], arguments[2:])
-    elif command not in ("lab", "test", "run", "build"):
-        sys.exit(f"lab.py: there is no command {command!r}; there are lab, test, run and build (see --help).")
+    elif command not in ("lab", "test", "run", "build", "bench"):
+        sys.exit(f"lab.py: there is no command {command!r}; there are lab, test, run, build and bench (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []
         try:
@@ -210,7 +219,7 @@ def main(arguments):
         if command in ("run", "build"):
             hand_over(ROOT / "lab.py", "--inside", command, *paths)
         else:
-            {"lab": lab, "test": test}[command](rest)
+            {"lab": lab, "test": test, "bench": bench}[command](rest)
 
 
 # ---- notebooks: from here on .venv's Python ------------------------------------------------------------------------

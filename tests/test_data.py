@@ -134,7 +134,7 @@ def test_model_and_tokenizer_are_small_safetensors_with_a_chat_template():
     assert len(tokenizer(" 4821", add_special_tokens=False)["input_ids"]) == 2  # " 48" and "21"
 
 
-@pytest.mark.parametrize(("split", "on_topic"), [("test", 0.82), ("heldout", 0.55)])
+@pytest.mark.parametrize(("split", "on_topic"), [("test", 0.88), ("heldout", 0.65)])
 def test_support_model_is_fluent_and_on_topic_before_dpo(split, on_topic):
     """Measured .86 and .62 on topic: on held-out phrasings, worded to be unlike the others, the aim of .85 is missed."""
     model, tokenizer = load_model("support-lm", "cpu")

@@ -1,12 +1,16 @@
-"""Our loss and log-probs against TRL 1.16's trainer, one pair at a time, on the same two models."""
+"""Our loss, log-probs and trainer against TRL 1.16's: one pair at a time, and over a whole run, on the same models."""
+
+import random
 
 import pytest
 import torch
 from datasets import Dataset
-from tiny import PAIRS, tiny_model, tiny_tokenizer
+from tiny import PAIRS, WORDS, tiny_model, tiny_tokenizer
+from transformers import TrainingArguments
 
-from toylib import dpo_loss, sequence_logps
+from toylib import DPOTrainer, dpo_loss, sequence_logps
 from toylib.preferences import collate, tokenize_pairs
+from toylib.trainer import METRICS
 
 trl = pytest.importorskip("trl", reason="trl is not installed, so there is nothing to compare with")
 
@@ -71,3 +75,98 @@ def test_metrics_of_a_batch_equal_trl_and_carry_its_names(build):
     ours, metrics = batch_loss(gentle_model(0), gentle_model(1), batch, **settings)
     assert ours.item() == pytest.approx(loss.item(), abs=1e-6) and metrics.pop("loss") == pytest.approx(ours.item())
     assert metrics == pytest.approx({name: theirs[name] for name in metrics}, abs=1e-5)
+
+
+# The engine: DPOTrainer against TRL's, on the same rows in the same order.
+
+LOSSES = [("sigmoid", 0.1, 0.0), ("sigmoid", 1.0, 0.0), ("robust", 0.1, 0.2), ("hinge", 0.1, 0.0), ("ipo", 0.1, 0.0)]
+
+
+def long_pairs(count, words=120):
+    rng = random.Random(0)
+
+    def text(low, high):
+        return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
+
+    return [
+        {"prompt": text(4, 60), "chosen": " " + text(20, words), "rejected": " " + text(20, words)}
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """TRL's trainer and ours on the same pairs, settings and two models; one step of each is one batch of the same rows."""
+    monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "cache"))
+
+    def trainers(pairs, loss_type="sigmoid", beta=0.1, label_smoothing=0.0, ref_seed=1, **settings):
+        common = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
+        common |= {"per_device_train_batch_size": 2, "train_sampling_strategy": "sequential", "max_grad_norm": 1.0}
+        common |= {"bf16": False, "gradient_checkpointing": False, "learning_rate": 2e-4} | settings
+        loss = {"beta": beta, "label_smoothing": label_smoothing}
+        theirs = trl.DPOTrainer(
+            model=gentle_model(0),
+            ref_model=gentle_model(ref_seed),
+            args=trl.DPOConfig(
+                output_dir=str(tmp_path / "trl"), max_length=None, loss_type=[loss_type], **loss, **common
+            ),
+            train_dataset=Dataset.from_list(pairs),
+            processing_class=tiny_tokenizer(),
+        )
+        ours = DPOTrainer(
+            gentle_model(0),
+            TrainingArguments(output_dir=str(tmp_path / "ours"), **common),
+            Dataset.from_list(pairs),
+            processing_class=tiny_tokenizer(),
+            ref_model=gentle_model(ref_seed),
+            loss_type=loss_type,
+            average_logps=loss_type == "ipo",
+            **loss,
+        )
+        return theirs, ours
+
+    return trainers
+
+
+@pytest.mark.parametrize(("pairs", "room"), [(PAIRS, 1e-6), (long_pairs(6), 1e-5)], ids=["short", "long"])
+@pytest.mark.parametrize(("loss_type", "beta", "label_smoothing"), LOSSES)
+def test_the_engine_gives_trls_loss_and_gradient_for_each_pair(both, pairs, room, loss_type, beta, label_smoothing):
+    theirs, ours = both(pairs, loss_type, beta, label_smoothing)
+    for feature, row in zip(theirs.train_dataset, ours.train_dataset, strict=True):
+        losses, gradients = [], []
+        for trainer, batch in ((theirs, theirs.data_collator([feature])), (ours, ours.collate([row]))):
+            trainer.model.zero_grad()
+            loss = trainer.compute_loss(trainer.model, batch)
+            loss.backward()
+            losses.append(loss.item())
+            gradients.append(torch.cat([p.grad.reshape(-1) for p in trainer.model.parameters()]))
+        assert losses[1] == pytest.approx(losses[0], rel=room, abs=room)
+        assert (gradients[1] - gradients[0]).norm() <= 5e-5 * gradients[0].norm()
+
+
+@pytest.mark.parametrize(("loss_type", "beta", "label_smoothing"), LOSSES)
+def test_a_whole_run_logs_trls_losses_and_metrics(both, loss_type, beta, label_smoothing):
+    logs = []
+    for trainer in both(PAIRS + long_pairs(4, 30), loss_type, beta, label_smoothing, ref_seed=0, num_train_epochs=3):
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    theirs, ours = logs
+    assert len(ours) == len(theirs) == 12
+    for step, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        for name in ("loss", "grad_norm", *METRICS):
+            if step > 0 or name != "rewards/accuracies":  # at step 0 a margin is a rounding error around 0, of any sign
+                room = 1e-5 if name == "loss" else 1e-3
+                assert b[name] == pytest.approx(a[name], rel=room, abs=room), (step, name)
+    assert abs(ours[-1]["loss"] - ours[0]["loss"]) > 0.01
+
+
+def test_cdpo_is_the_original_formula_since_trls_sigmoid_ignores_smoothing(both):
+    theirs, ours = both(PAIRS, "sigmoid", 0.5, 0.2)
+    batch = ours.collate(ours.train_dataset)
+    with torch.no_grad():
+        _, table = ours.compute_loss(ours.model, batch, return_outputs=True)
+        plain = theirs.compute_loss(theirs.model, theirs.data_collator(list(theirs.train_dataset)))
+    margins = table[:, 1] - table[:, 2]
+    original = -torch.nn.functional.logsigmoid(margins) * (1 - 0.2) - torch.nn.functional.logsigmoid(-margins) * 0.2
+    assert table[:, 0].tolist() == pytest.approx(original.tolist(), abs=1e-6)
+    assert plain.item() == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-5)

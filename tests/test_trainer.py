@@ -88,7 +88,8 @@ def test_evaluation_is_the_mean_of_the_textbook_over_pairs(make, loss_type, smoo
     with torch.no_grad():
         sums = [part for m in (model, reference) for part in sequence_logps(m, **batch).chunk(2)]
         used = [part for m in (model, reference) for part in sequence_logps(m, **batch, average=average).chunk(2)]
-    losses, chosen, rejected = dpo_loss(*used, 0.3, loss_type, smoothing)
+    losses = dpo_loss(*used, 0.3, loss_type, smoothing).losses
+    chosen, rejected = (0.3 * (sums[i] - sums[i + 2]) for i in (0, 1))  # rewards are of whole replies, average or not
     expected = [losses, chosen, rejected, chosen - rejected, (chosen > rejected).float(), *sums[:2]]
     for name, values in zip(("loss", *METRICS), expected, strict=True):
         assert found[f"eval_{name}"] == pytest.approx(values.mean().item(), rel=2e-5, abs=1e-5), name
@@ -437,7 +438,7 @@ def cached(tmp_path):
 def test_a_second_run_takes_the_reference_log_probs_from_the_cache(make, tmp_path, monkeypatch):
     first = make()
     assert len(cached(tmp_path)) == 1
-    monkeypatch.setattr("toylib.trainer.reference_logps", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("toylib.cache.reference_logps", lambda *_: pytest.fail("scored again"))
     second = make(beta=0.7, learning_rate=1.0)  # neither changes the reference
     assert [row["ref_logps"] for row in first.train_dataset] == [row["ref_logps"] for row in second.train_dataset]
 

@@ -21,6 +21,23 @@ from toylib.rows import pair_logps, row_length
 LAYOUT = 1  # raise it whenever the same pairs would be scored differently: every older file is then left alone
 
 
+def add_reference_logps(reference, mark, rows, collate_inputs, pad_token_id, accelerator, size) -> None:
+    """Give every tokenised pair its `ref_logps` (chosen, rejected; nats), from the cache or anew.
+
+    `mark` is the reference's fingerprint; the rest is as for `reference_logps`.
+    """
+    how = {"layout": collate_inputs.__name__, "precision": accelerator.mixed_precision, "dtype": str(reference.dtype)}
+    how |= {"device": accelerator.device.type, "attention": reference.config._attn_implementation}
+    key = cache_key(mark, rows, **how)
+    logps = load_cached(key, len(rows))
+    if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
+        logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
+        if accelerator.is_main_process:
+            save_cached(key, logps)
+    for row, pair in zip(rows, logps.tolist(), strict=True):
+        row["ref_logps"] = pair
+
+
 @torch.no_grad()
 def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size):
     """The reference's log-probs of tokenised pairs, `(count, 2)` in float64 on the CPU: chosen, rejected, in nats.

@@ -15,9 +15,9 @@ as it is given; its log-probs are computed once and cached. Results go to --outp
 
 EXAMPLES = """\
 examples:
-  python -m toylib.train --data support --output runs/first --learning-rate 6e-5
+  python -m toylib.train --data support --output runs/first --learning-rate 1e-4
   python -m toylib.train --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --output runs/smol --beta 0.5
-  python -m toylib.train --data support --output runs/first --learning-rate 6e-5 --resume
+  python -m toylib.train --data support --output runs/first --learning-rate 1e-4 --resume
   torchrun --nproc_per_node 2 -m toylib.train --model … --data … --output …
   accelerate launch --config_file fsdp.yaml -m toylib.train --model … --data … --output …"""
 

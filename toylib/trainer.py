@@ -7,9 +7,8 @@ from __future__ import annotations
 import contextlib
 
 import torch
-from accelerate.utils import gather_object
 
-from toylib.cache import cache_key, load_cached, reference_logps, save_cached
+from toylib.cache import add_reference_logps, cache_key
 from toylib.checkpoints import SafeTrainer
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.models import check_vocabulary, switch_off_dropout
@@ -17,14 +16,8 @@ from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import fingerprint, shares_storage
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
 
-METRICS = (
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-)
+METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+METRICS += ("logps/chosen", "logps/rejected")
 BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
 
 
@@ -96,35 +89,24 @@ class DPOTrainer(SafeTrainer):
         )
         self.model_accepts_loss_kwargs = False  # the older name of `loss_is_scaled_for_ga = False`
         self.can_return_loss = True  # or evaluation would run without its loss
-        self.score_with_reference(model if ref_model is None else ref_model, rows, is_policy=ref_model is None)
+        self.score_once(model if ref_model is None else ref_model, is_policy=ref_model is None)
 
-    def score_with_reference(self, reference, rows, is_policy):
-        """Choose the layout, and give every row its `ref_logps` (chosen, rejected; nats), from the cache or anew."""
-        every = [row for split in rows.values() for row in split]
+    def score_once(self, reference, is_policy):
+        """Choose the layout, and have every row scored by the reference: by the policy's own base if `is_policy`."""
+        rows = [*self.train_dataset, *(self.eval_dataset or [])]
         reference.to(self.args.device).eval()  # the Trainer puts the policy back into train mode at every step
         base = is_policy and hasattr(reference, "peft_config")
         adapters = (reference.base_model.prefix, "modules_to_save.") if base else ()
         with reference.disable_adapter() if base else contextlib.nullcontext():
-            problem = why_not_shared(reference, every, self.pad_token_id)
-            self.collate_inputs = collate if problem else collate_rows
+            problem = why_not_shared(reference, rows, self.pad_token_id)
             if problem and self.is_world_process_zero():
                 print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
-            self.identity = {"reference": fingerprint(reference, without=adapters)}
-            self.identity |= {"pairs": cache_key("", rows["train"])[:16], "average_logps": self.average_logps}
-            self.identity |= self.loss_settings
-            how = {"layout": self.collate_inputs.__name__, "precision": self.accelerator.mixed_precision}
-            how |= {"dtype": str(reference.dtype), "device": self.args.device.type}
-            key = cache_key(self.identity["reference"], every, attention=reference.config._attn_implementation, **how)
-            logps = load_cached(key, len(every))
-            if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
-                size = max(self.args.train_batch_size, self.args.eval_batch_size)
-                logps = reference_logps(
-                    reference, every, self.collate_inputs, self.pad_token_id, self.accelerator, size
-                )
-                if self.is_world_process_zero():
-                    save_cached(key, logps)
-        for row, pair in zip(every, logps.tolist(), strict=True):
-            row["ref_logps"] = pair
+            self.collate_inputs = collate if problem else collate_rows
+            size = max(self.args.train_batch_size, self.args.eval_batch_size)
+            mark = fingerprint(reference, without=adapters)
+            add_reference_logps(reference, mark, rows, self.collate_inputs, self.pad_token_id, self.accelerator, size)
+        self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16]}
+        self.identity |= {"average_logps": self.average_logps} | self.loss_settings
 
     def collate(self, rows):
         """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
@@ -141,11 +123,10 @@ class DPOTrainer(SafeTrainer):
         ref_logps, lengths, numbers = (inputs[name] for name in BESIDE)
         logps = torch.stack(pair_logps(model, {k: v for k, v in inputs.items() if k not in BESIDE}), dim=1)
         scale = lengths if self.average_logps else 1
-        result = dpo_loss(*(logps / scale).unbind(1), *(ref_logps / scale).unbind(1), **self.loss_settings)
-        chosen, rejected = result.chosen_rewards, result.rejected_rewards
-        right = (chosen > rejected).to(chosen.dtype)
-        columns = (result.losses, chosen, rejected, chosen - rejected, right, *logps.unbind(1))
-        table, loss = torch.stack(columns, dim=1).detach(), result.losses.mean()
+        losses, *_ = dpo_loss(*(logps / scale).unbind(1), *(ref_logps / scale).unbind(1), **self.loss_settings)
+        chosen, rejected = (self.loss_settings["beta"] * (logps - ref_logps)).unbind(1)  # of whole replies, as TRL's
+        columns = (losses, chosen, rejected, chosen - rejected, (chosen > rejected).to(losses.dtype), *logps.unbind(1))
+        table, loss = torch.stack(columns, dim=1).detach(), losses.mean()
         if model.training:
             if not torch.isfinite(loss):
                 rows = ", ".join(map(str, numbers.tolist()))

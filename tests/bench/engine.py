@@ -10,139 +10,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ["TOYLIB_CACHE"] = tempfile.mkdtemp()  # nothing is taken from an earlier run
+from unittest import mock
 
 import torch
 import trl
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
+from peers import CONTESTANTS, MIXES, SHAPES, build, epoch, new_model, random_pairs, word_tokenizer
 
-from toylib import DPOTrainer
-
-SMOL = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-SHAPES = {
-    "support": {
-        "vocab_size": 1408,
-        "hidden_size": 96,
-        "intermediate_size": 288,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    },
-    "3M": {
-        "vocab_size": 4096,
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-    },
-    "SmolLM2, 6 layers": {"vocab_size": 49152, "num_hidden_layers": 6, **SMOL},
-    "SmolLM2-135M": {"vocab_size": 49152, "num_hidden_layers": 30, **SMOL},
-}
-MIXES = {  # shortest and longest prompt, shortest and longest reply, in tokens
-    "long prompts": (200, 300, 16, 48),
-    "mixed": (64, 256, 16, 128),
-    "long replies": (32, 64, 100, 200),
-}
-FP32 = {"bf16": False, "gradient_checkpointing": False}
-ONCE = {"precompute_ref_log_probs": True, "train_sampling_strategy": "group_by_length"}
-CONTESTANTS = {  # (whose trainer, its settings)
-    "TRL default": (trl, {}),
-    "TRL fp32": (trl, FP32),
-    "TRL best fp32": (trl, FP32 | ONCE),
-    "TRL best bf16": (trl, {"bf16": True, "gradient_checkpointing": False} | ONCE),
-    "ours fp32": (None, {}),
-    "ours bf16": (None, {"bf16": True}),
-}
-
-
-def word_tokenizer(size):
-    """Words w0, w1, … as tokens 2, 3, …; so that both trainers, which want text, see exactly the tokens meant."""
-    core = Tokenizer(
-        models.WordLevel({"<pad>": 0, "<eos>": 1} | {f"w{i}": i + 2 for i in range(size - 2)}, unk_token="<pad>")
-    )
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
-
-
-def random_pairs(count, mix, vocabulary, seed=0):
-    rng = random.Random(seed)
-    low, high, short, long = MIXES[mix] if isinstance(mix, str) else mix
-
-    def text(shortest, longest):
-        return " ".join(f"w{rng.randrange(vocabulary - 2)}" for _ in range(rng.randint(shortest, longest)))
-
-    return [
-        {"prompt": text(low, high), "chosen": " " + text(short, long), "rejected": " " + text(short, long)}
-        for _ in range(count)
-    ]
-
-
-def new_model(shape):
-    torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[shape] if isinstance(shape, str) else shape, max_position_embeddings=2048)
-    config.tie_word_embeddings, config.pad_token_id, config.eos_token_id, config.bos_token_id = True, 0, 1, None
-    return LlamaForCausalLM(config)
-
-
-class Clock(TrainerCallback):
-    """Seconds from the first step's start to the last one's end."""
-
-    def synchronize(self):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def on_train_begin(self, *args, **kwargs):
-        self.started = None
-
-    def on_step_begin(self, *args, **kwargs):
-        self.started = self.started or self.synchronize()
-
-    def on_step_end(self, *args, **kwargs):
-        self.seconds = self.synchronize() - self.started
-
-
-def build(name, shape, pairs, batch, device):
-    """A trainer and its clock; what it prints while it is made is swallowed."""
-    whose, settings = CONTESTANTS[name]
-    model, clock = new_model(shape), Clock()
-    common = {"output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": batch, "num_train_epochs": 1}
-    common |= {
-        "learning_rate": 1e-6,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "logging_steps": 10,
-    }
-    common |= {"use_cpu": device == "cpu"} | settings
-    data = {"train_dataset": Dataset.from_list(pairs), "processing_class": word_tokenizer(model.config.vocab_size)}
-    with contextlib.redirect_stdout(io.StringIO()):
-        if whose is trl:
-            trainer = trl.DPOTrainer(
-                model=model, args=trl.DPOConfig(max_length=None, **common), callbacks=[clock], **data
-            )
-        else:
-            trainer = DPOTrainer(model, TrainingArguments(**common), max_length=2048, callbacks=[clock], **data)
-    return trainer, clock
-
-
-def epoch(trainer):
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train()
+from toylib import dpo_loss, sequence_logps
+from toylib.preferences import collate, tokenize_pairs
+from toylib.rows import collate_rows, row_length, row_logps
 
 
 def spread(values):
@@ -185,6 +68,65 @@ def matmul_share(trainer):
     events = profile.key_averages()
     products = ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "cutlass", "nvjet")
     return sum(time_of(e) for e in events if any(p in e.key for p in products)) / sum(map(time_of, events))
+
+
+def ladder(device, rounds, count=32, batch=4):
+    """The way from the loop to read (`train_dpo`) to the engine, one step at a time, each with its own ratio."""
+    pairs = random_pairs(count, "mixed", SHAPES["3M"]["vocab_size"])
+    rows = tokenize_pairs(pairs, word_tokenizer(SHAPES["3M"]["vocab_size"]), 2048)
+    policy, reference = new_model("3M").to(device), new_model("3M").to(device).requires_grad_(False)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+
+    def everywhere(inputs):  # the shared row with logits at every position, and the reply's picked afterwards
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch("toylib.rows.head_on", lambda *_: contextlib.nullcontext()))
+            scored = inputs["branch"] > 0
+            pick = policy.register_forward_hook(
+                lambda _, __, out: setattr(out, "logits", out.logits[scored].unsqueeze(0))
+            )
+            stack.callback(pick.remove)
+            return row_logps(policy, **inputs)
+
+    def textbook(inputs):
+        return sequence_logps(policy, **inputs).chunk(2)
+
+    def with_reference(inputs):
+        with torch.no_grad():
+            sequence_logps(reference, **inputs)
+        return textbook(inputs)
+
+    def engine(inputs):
+        return row_logps(policy, **inputs)
+
+    by_length = sorted(rows, key=row_length)
+    steps = {
+        "two sequences, reference at every step": (with_reference, collate, rows),
+        "the reference's log-probs once": (textbook, collate, rows),
+        "the prompt once for both replies": (everywhere, collate_rows, rows),
+        "output head on reply tokens only": (engine, collate_rows, rows),
+        "rows of like length together": (engine, collate_rows, by_length),
+    }
+    times = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, (score, side_by_side, order) in steps.items():
+            started = time.perf_counter()
+            for start in range(0, count, batch):
+                chosen, rejected = score(side_by_side(order[start : start + batch], 0, device))
+                zeros = torch.zeros_like(chosen)
+                optimizer.zero_grad()
+                dpo_loss(chosen, rejected, zeros, zeros).losses.mean().backward()
+                optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append((time.perf_counter() - started) / (count / batch))
+    print(f"\nfrom the loop to the engine, 3M, mixed, {batch} pairs a step, {rounds} rounds, fp32, {device}")
+    print(f"{'':40s}{'seconds a step (median [range])':>34s}   this step  all so far")
+    first = before = statistics.median(times[next(iter(steps))])
+    for name, values in times.items():
+        now = statistics.median(values)
+        print(f"{name:40s}{spread(values):>34s}{before / now:10.2f}x {first / now:10.2f}x", flush=True)
+        before = now
 
 
 def whole_epoch(shape, mix, names, batch, count, rounds, device):
@@ -264,7 +206,7 @@ def main():
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="the 3M shape only, one round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("steps", "epoch", "memory", "growth"), help="one part of it")
+    parser.add_argument("--only", choices=("steps", "ladder", "epoch", "memory", "growth"), help="one part of it")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
@@ -275,7 +217,7 @@ def main():
         f"torch {torch.__version__}, trl {trl.__version__}, {device}",
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads",
     )
-    parts = [options.only] if options.only else ["steps", "epoch", "memory", "growth"]
+    parts = [options.only] if options.only else ["steps", "ladder", "epoch", "memory", "growth"]
     if "steps" in parts:
         for shape in ["3M"] if options.quick else ["3M", "support"]:
             for mix in ["mixed"] if options.quick else MIXES:
@@ -284,6 +226,8 @@ def main():
             race(
                 "SmolLM2-135M", "mixed", ["TRL default", "TRL fp32", "TRL best fp32", "ours fp32"], 1, 3, rounds, device
             )
+    if "ladder" in parts:
+        ladder(device, rounds)
     if "epoch" in parts:
         whole_epoch("3M", "mixed", ["TRL fp32", "TRL best fp32", "ours fp32"], 4, 64, rounds, device)
     if "memory" in parts and not options.quick:
