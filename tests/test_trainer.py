@@ -16,7 +16,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
 from toylib.preferences import collate, tokenize_pairs
-from toylib.trainer import METRICS, LengthGrouped
+from toylib.train import LengthGrouped
+from toylib.trainer import METRICS
 
 MORE = [{**pair, "prompt": pair["prompt"].replace("my", "the")} for pair in PAIRS] + PAIRS * 2
 

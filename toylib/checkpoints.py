@@ -32,6 +32,7 @@ class SafeTrainer(Trainer):
         """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run."""
         if resume_from_checkpoint:
             resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint, self.identity)
+        self._seen = None  # what an interrupted run had not logged yet
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         except FloatingPointError as problem:

@@ -122,6 +122,32 @@ def batches(count, batch_size, steps, seed):
         queue = queue[batch_size:]
 
 
+class LengthGrouped(torch.utils.data.Sampler):
+    """Every index once, in an order drawn by `seed()`, so that a batch of `size` holds rows of like length.
+
+    Fifty batches at a time are drawn, sorted by length and shuffled as batches. The order depends on the seed alone,
+    so a resumed run goes on with the very batches that are left.
+    """
+
+    def __init__(self, lengths, size, seed):
+        self.lengths, self.size, self.seed = lengths, size, seed
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed())
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(order), 50 * self.size):
+            drawn = sorted(order[start : start + 50 * self.size], key=lambda i: self.lengths[i])
+            batches += [drawn[i : i + self.size] for i in range(0, len(drawn), self.size)]
+        whole = [batch for batch in batches if len(batch) == self.size]
+        for i in torch.randperm(len(whole), generator=generator).tolist():
+            yield from whole[i]
+        yield from (index for batch in batches if len(batch) < self.size for index in batch)
+
+
 def print_progress(step, steps, metrics, started):
     """One line that overwrites itself: step, loss, accuracy, and the seconds left while there are any."""
     left = (time.monotonic() - started) / step * (steps - step)

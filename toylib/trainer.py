@@ -15,6 +15,7 @@ from toylib.models import check_vocabulary, switch_off_dropout
 from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import fingerprint, shares_storage
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
+from toylib.train import LengthGrouped
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 METRICS += ("logps/chosen", "logps/rejected")
@@ -156,29 +157,3 @@ class DPOTrainer(SafeTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         lengths = [row_length(row) for row in self.train_dataset]
         return LengthGrouped(lengths, size, lambda: seed + int(self.state.epoch or 0))
-
-
-class LengthGrouped(torch.utils.data.Sampler):
-    """Every index once, in an order drawn by `seed()`, so that a batch of `size` holds rows of like length.
-
-    Fifty batches at a time are drawn, sorted by length and shuffled as batches. The order depends on the seed alone,
-    so a resumed run goes on with the very batches that are left.
-    """
-
-    def __init__(self, lengths, size, seed):
-        self.lengths, self.size, self.seed = lengths, size, seed
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        batches = []
-        for start in range(0, len(order), 50 * self.size):
-            drawn = sorted(order[start : start + 50 * self.size], key=lambda i: self.lengths[i])
-            batches += [drawn[i : i + self.size] for i in range(0, len(drawn), self.size)]
-        whole = [batch for batch in batches if len(batch) == self.size]
-        for i in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[i]
-        yield from (index for batch in batches if len(batch) < self.size for index in batch)

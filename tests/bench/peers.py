@@ -48,7 +48,7 @@ MIXES = {  # shortest and longest prompt, shortest and longest reply, in tokens
     "long replies": (32, 64, 100, 200),
 }
 FP32 = {"bf16": False, "gradient_checkpointing": False}
-ONCE = {"precompute_ref_log_probs": True, "train_sampling_strategy": "group_by_length"}
+ONCE = {"precompute_ref_log_probs": True, "train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
 CONTESTANTS = {  # (whose trainer, its settings)
     "TRL default": (trl, {}),
     "TRL fp32": (trl, FP32),
@@ -119,11 +119,17 @@ def build(name, shape, pairs, batch, device):
         "logging_steps": 10,
     }
     common |= {"use_cpu": device == "cpu"} | settings
+    if whose is trl:  # its grouping wants a length column
+        pairs = [pair | {"length": sum(len(text.split()) for text in pair.values())} for pair in pairs]
     data = {"train_dataset": Dataset.from_list(pairs), "processing_class": word_tokenizer(model.config.vocab_size)}
     with contextlib.redirect_stdout(io.StringIO()):
         if whose is trl:
             trainer = trl.DPOTrainer(
-                model=model, args=trl.DPOConfig(max_length=None, **common), callbacks=[clock], **data
+                model=model,
+                ref_model=new_model(shape),
+                args=trl.DPOConfig(max_length=None, **common),
+                callbacks=[clock],
+                **data,
             )
         else:
             trainer = DPOTrainer(model, TrainingArguments(**common), max_length=2048, callbacks=[clock], **data)
