@@ -10,6 +10,7 @@ import re
 import sys
 
 import pytest
+import torch
 
 from toylib import fingerprint, load_model
 from toylib.judge import find_slots, judge
@@ -19,6 +20,7 @@ from toylib.replies import sample_replies
 sys.path.insert(0, str(DATA))
 import build
 import compose
+import sft
 
 PAIR_FILES = sorted(p for name in ("support", "handwritten", "templated") for p in (DATA / name).glob("*.jsonl"))
 
@@ -183,16 +185,37 @@ def test_training_text_never_holds_a_held_out_phrasing_or_order_number():
 
 
 @pytest.mark.slow
-def test_training_the_support_model_twice_gives_the_same_weights():
-    def two_steps():
-        rng = random.Random(0)
-        tokenizer = build.build_tokenizer(itertools.islice(build.sft_examples(rng), 2000))
-        model = build.new_model(tokenizer)
-        build.train_sft(model, tokenizer, rng, 2, 1e-3, 0.2, compose.STYLES)
-        return fingerprint(model), tokenizer.get_vocab()
+def test_training_the_support_model_twice_gives_the_same_weights(monkeypatch):
+    monkeypatch.setattr(sft, "PHASES", ((1, 1.0, compose.STYLES), (2, 0.15, compose.KIND_STYLES)))
 
-    first, second = two_steps(), two_steps()
-    assert first == second
+    def three_steps():
+        tokenizer = build.build_tokenizer(itertools.islice(build.sft_examples(random.Random(0)), 2000))
+        model = sft.new_model(tokenizer, seed=0)
+        before = fingerprint(model)
+        sft.train_sft(model, tokenizer, build.sft_examples, seed=0)
+        return before, fingerprint(model), tokenizer.get_vocab()
+
+    first, second = three_steps(), three_steps()
+    assert first == second and first[0] != first[1]
+
+
+def test_our_muon_takes_torchs_steps_up_to_its_bf16():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(*shape)) for shape in ((16, 16), (16, 48), (48, 16), (16, 16))]
+    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    start = [matrix.detach().clone() for matrix in ours]
+    optimizers = (
+        sft.Muon(ours, lr=0.05, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        gradients = [torch.randn_like(matrix) for matrix in ours]
+        for optimizer, matrices in zip(optimizers, (ours, theirs), strict=True):
+            for matrix, gradient in zip(matrices, gradients, strict=True):
+                matrix.grad = gradient.clone()
+            optimizer.step()
+    for mine, other, before in zip(ours, theirs, start, strict=True):
+        assert (mine - other).norm() < 0.02 * (other - before).norm()
 
 
 def test_build_refuses_another_test_set(tmp_path, monkeypatch):

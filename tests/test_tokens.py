@@ -26,7 +26,7 @@ def adding(tokenizer, template, names):
 
 
 def read(tokenizer, row):
-    return {field: tokenizer.decode(ids) for field, ids in row.items()}
+    return {field: tokenizer.decode(row[field]) for field in ("prompt", "chosen", "rejected")}
 
 
 def test_each_reply_ends_with_one_eos_and_the_prompt_with_none():

@@ -583,8 +583,9 @@ def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path
     one = run("one", batch=4)
     two = run("two", "torch.distributed.run", "--nproc_per_node", "2", "-m", batch=2)
     assert len(one) == 5
-    # At step 0 every margin is a rounding error around 0, and with it the accuracy, whose place is set to 0 there.
+    # The rate warms up from 0, so at the first two steps every margin is a rounding error around 0, of any sign.
     accuracy = 1 + METRICS.index("rewards/accuracies")
-    one[0][accuracy] = two[0][accuracy] = 0
+    for step in range(2):
+        one[step][accuracy] = two[step][accuracy] = 0
     for ours, theirs in zip(one, two, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)

@@ -134,7 +134,7 @@ def training_curves(history, steps):
     for axis, text in zip(axes, ("log-ratio, nats", "margin Δ, nats", "KL to reference, nats", "loss"), strict=True):
         axis.set_title(text, loc="left")
         axis.set_xlabel("step")
-        axis.set_xlim(0, steps)
+        axis.set_xlim(0, 1.02 * steps)  # the last marker whole
     axes[0].legend(fontsize=8)
     return figure
 
