@@ -15,6 +15,7 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback, TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
+from toylib.cache import reference_mark
 from toylib.preferences import collate, tokenize_pairs
 from toylib.train import LengthGrouped
 from toylib.trainer import METRICS
@@ -146,7 +147,7 @@ def test_a_peft_model_trains_its_adapters_against_its_base(make):
     trainer = make(adapted, learning_rate=3e-2, max_steps=12)
     trainer.train()
     assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6) and logged(trainer)[-1] < 0.6
-    assert trainer.identity["reference"] == fingerprint(adapted, without=("lora_",))
+    assert trainer.identity["reference"] == reference_mark(adapted, without=("lora_",))
     assert fingerprint(frozen_copy(adapted)) == before
 
 
@@ -275,6 +276,54 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make):
 # Checkpoints.
 
 
+def test_a_policy_with_a_window_is_found_out_though_its_reference_has_none(make, capsys):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    shape = {
+        "vocab_size": 24,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    policy = MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=2, sliding_window=4)).eval()
+    make(policy, ref_model=tiny_model(1))
+    assert "a layer's attention window is 4" in capsys.readouterr().out
+
+
+def test_a_pair_longer_than_the_model_has_positions_is_named(make):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, n_positions=8)).eval()
+    with pytest.raises(ValueError) as caught:
+        make(model)
+    assert "knows 8 positions: lower max_length" in one_sentence(caught)
+
+
+def test_a_new_run_in_an_old_folder_keeps_its_own_checkpoints(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    make(**settings, max_steps=8).train()
+    make(**settings, max_steps=5, beta=0.5).train()
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+    again = make(**settings, max_steps=5, beta=0.5, lr_scheduler_type="constant")
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 5  # it was done, and is not trained a step further
+
+
+def test_weights_that_broke_are_never_saved(make, tmp_path):
+    trainer = make(learning_rate=1e39, save_strategy="steps", save_steps=1)
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train()
+    assert "not finite" in one_sentence(caught)
+    assert not list((tmp_path / "out").glob("*/model.safetensors"))
+
+
+def test_another_seed_or_batch_is_another_run(saved, make):
+    for change in ({"seed": 1}, {"per_device_train_batch_size": 4}):
+        with pytest.raises(ValueError, match="it belongs to another run"):
+            make(max_steps=8, gradient_accumulation_steps=2, **change).train(str(saved[1] / "checkpoint-7"))
+
+
 @pytest.fixture
 def saved(make, tmp_path):
     """A finished run of eight steps over two epochs and a half, a checkpoint at every one; its losses and weights."""
@@ -342,7 +391,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(saved, ma
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(saved, make, change, said):
-    other = make(**{"model": tiny_model(0), **change})
+    other = make(**{"model": tiny_model(0), "gradient_accumulation_steps": 2, **change})
     with pytest.raises(ValueError) as caught:
         other.train(resume_from_checkpoint=str(saved[1] / "checkpoint-8"))
     assert "it belongs to another run" in one_sentence(caught) and said in one_sentence(caught)
@@ -454,8 +503,9 @@ def test_a_second_run_takes_the_reference_log_probs_from_the_cache(make, tmp_pat
         {"bf16": True},
         {"tokenizer": tiny_tokenizer(eos="<unk>")},
         {"model": tiny_model(0, dtype=torch.float64)},
+        {"model": tiny_model(0, rms_norm_eps=0.1)},
     ],
-    ids=["weights", "fewer pairs", "one reply", "length", "precision", "end of sequence", "dtype"],
+    ids=["weights", "fewer pairs", "one reply", "length", "precision", "end of sequence", "dtype", "configuration"],
 )
 def test_whatever_the_numbers_depend_on_makes_another_cache(make, tmp_path, change):
     make()

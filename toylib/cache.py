@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from toylib.reference import fingerprint
 from toylib.rows import pair_logps, row_length
 
 LAYOUT = 1  # raise it whenever the same pairs would be scored differently: every older file is then left alone
@@ -24,7 +26,7 @@ LAYOUT = 1  # raise it whenever the same pairs would be scored differently: ever
 def add_reference_logps(reference, mark, rows, collate_inputs, pad_token_id, accelerator, size) -> None:
     """Give every tokenised pair its `ref_logps` (chosen, rejected; nats), from the cache or anew.
 
-    `mark` is the reference's fingerprint; the rest is as for `reference_logps`.
+    `mark` is the reference's (`reference_mark`); the rest is as for `reference_logps`.
     """
     how = {"layout": collate_inputs.__name__, "precision": accelerator.mixed_precision, "dtype": str(reference.dtype)}
     how |= {"device": accelerator.device.type, "attention": reference.config._attn_implementation}
@@ -32,6 +34,13 @@ def add_reference_logps(reference, mark, rows, collate_inputs, pad_token_id, acc
     logps = load_cached(key, len(rows))
     if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
         logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
+        bad = [
+            row["number"] for row, pair in zip(rows, logps.tolist(), strict=True) if not all(map(math.isfinite, pair))
+        ]
+        if bad:
+            raise ValueError(
+                f"the reference gives log-probs that are not finite, in rows {bad[:10]}: its weights are damaged"
+            )
         if accelerator.is_main_process:
             save_cached(key, logps)
     for row, pair in zip(rows, logps.tolist(), strict=True):
@@ -59,6 +68,15 @@ def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, 
     for i, *pair in gather_object(scored):
         logps[i] = torch.tensor(pair, dtype=torch.float64)
     return logps
+
+
+def reference_mark(reference, without=()) -> str:
+    """A fingerprint of what the reference computes: its weights, its class and its configuration (rope, windows, …)."""
+    config = reference.config.to_dict()
+    passing = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "generation_config")
+    config = {k: v for k, v in config.items() if k not in passing and not k.endswith("_token_id")}
+    text = json.dumps([fingerprint(reference, without), type(reference).__name__, config], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:

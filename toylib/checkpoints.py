@@ -14,8 +14,8 @@ import zlib
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import TrainOutput
 
 SEAL = "toylib.json"
 
@@ -24,20 +24,36 @@ class SafeTrainer(Trainer):
     """A Trainer whose `identity` (JSON values by name) is sealed into its checkpoints, and that stops at a bad number."""
 
     identity: dict
+    _seen = None  # sums over the pairs since the last log, by metric, and their number
+
+    def pairs_an_update(self):
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def data_seed(self):
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def __init__(self, *args, callbacks=None, **kwargs):
-        super().__init__(*args, callbacks=[*(callbacks or []), StopAtBadGradient()], **kwargs)
+        super().__init__(*args, callbacks=[*(callbacks or []), StopAtBadGradient(self)], **kwargs)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run."""
         if resume_from_checkpoint:
             resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint, self.identity)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            if 0 < self.args.max_steps <= state.global_step:  # it is done: the Trainer would take one step more
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, float("nan"), {})
         self._seen = None  # what an interrupted run had not logged yet
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         except FloatingPointError as problem:
             if self.args.world_size > 1:  # the other processes are not here to save with
                 raise
+            if not has_finite_weights(self.model):
+                raise FloatingPointError(
+                    f"{problem}; the update before it broke the weights: lower the rate, resume"
+                ) from None
             kept = Path(self.args.output_dir) / "last-finite"
             self.save_model(str(kept))
             raise FloatingPointError(f"{problem}; the weights before that step are in {kept}") from None
@@ -45,7 +61,11 @@ class SafeTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         """As the Trainer does, but sealed when whole, and nothing older is deleted before that."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        unseal(folder)
+        if not has_finite_weights(self.model):
+            raise FloatingPointError(f"the weights are not finite after step {self.state.global_step}")
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # what an earlier run left there, whole or not
+        self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -60,15 +80,22 @@ class SafeTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint, use_mtime=False)
+            drop_oldest(folder.parent, limit, {str(folder), str(self.state.best_model_checkpoint)})
 
 
 class StopAtBadGradient(TrainerCallback):
     """Stop before a gradient that is not finite reaches the weights. fp16 is left alone: its scaler skips such steps."""
 
+    def __init__(self, trainer):
+        self.trainer = trainer
+
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not args.fp16 and gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        if (
+            self.trainer.accelerator.scaler is None
+            and gradients
+            and not torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        ):
             raise FloatingPointError(f"the gradient is not finite at step {state.global_step + 1}")
 
 
@@ -81,9 +108,20 @@ def seal(folder, run: dict) -> None:
     os.replace(unfinished, folder / SEAL)
 
 
-def unseal(folder) -> None:
-    """Take the seal off, before the folder is written to again."""
-    (Path(folder) / SEAL).unlink(missing_ok=True)
+def drop_oldest(output_dir, limit, keep) -> None:
+    """Delete all but the `limit` checkpoints that were written last, whatever their step; never those in `keep`.
+
+    The Trainer's own rotation goes by step where clocks are coarse, and so would delete a new run's first checkpoints
+    in a folder with an older, longer run's.
+    """
+    folders = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+    for folder in folders[: max(0, len(folders) - limit)] if limit else []:
+        if str(folder) not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def has_finite_weights(model) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def flaw(folder, run: dict) -> str | None:

@@ -94,8 +94,8 @@ def main(arguments=None) -> int:
     options = parser().parse_args(arguments)
     try:
         train(options)
-    except (ValueError, FloatingPointError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
+    except (ValueError, FloatingPointError, OSError, RuntimeError) as problem:
+        print(f"error: {str(problem).splitlines()[0]}", file=sys.stderr)
         return 1
     return 0
 

@@ -29,8 +29,7 @@ def row_length(row) -> int:
 def collate_rows(rows, pad_token_id, device="cpu"):
     """Tokenised pairs as a batch of shared-prompt rows for `row_logps`, one row a pair, padded on the right.
 
-    Returns a dict of `input_ids`, `position_ids`, `branch` and `targets`, each `(batch, length)`. Any token can stand
-    for padding, since none is ever looked at.
+    Returns a dict of `input_ids`, `position_ids`, `branch` and `targets`, each `(batch, length)`.
     """
     shape = (len(rows), max(map(row_length, rows)))
     batch = {name: torch.zeros(shape, dtype=torch.long) for name in ("position_ids", "targets")}
@@ -125,6 +124,11 @@ def why_not_shared(model, rows, pad_token_id=0) -> str | None:
         definition = torch.stack(sequence_logps(model, **collate([longest], pad_token_id, device)).chunk(2))
     except torch.OutOfMemoryError:
         raise  # more memory is what is missing, not another layout
+    except IndexError:
+        limit = getattr(config, "max_position_embeddings", "so many")
+        raise ValueError(
+            f"the longest pair does not fit the model, which knows {limit} positions: lower max_length"
+        ) from None
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as problem:
         return f"the model does not take such a row ({str(problem).splitlines()[0][:120]})"
     room = 1e-3 if definition.dtype == torch.float64 or model.dtype == torch.float32 else 3e-2

@@ -138,14 +138,14 @@ class LengthGrouped(torch.utils.data.Sampler):
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        batches = []
+        rest = order[: len(order) % self.size]  # drawn before anything is sorted, or it would be the longest, always
+        order, batches = order[len(rest) :], []
         for start in range(0, len(order), 50 * self.size):
             drawn = sorted(order[start : start + 50 * self.size], key=lambda i: self.lengths[i])
             batches += [drawn[i : i + self.size] for i in range(0, len(drawn), self.size)]
-        whole = [batch for batch in batches if len(batch) == self.size]
-        for i in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[i]
-        yield from (index for batch in batches if len(batch) < self.size for index in batch)
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+        yield from rest
 
 
 def print_progress(step, steps, metrics, started):

@@ -8,12 +8,12 @@ import contextlib
 
 import torch
 
-from toylib.cache import add_reference_logps, cache_key
+from toylib.cache import add_reference_logps, cache_key, reference_mark
 from toylib.checkpoints import SafeTrainer
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.models import check_vocabulary, switch_off_dropout
 from toylib.preferences import collate, tokenize_pairs
-from toylib.reference import fingerprint, shares_storage
+from toylib.reference import shares_storage
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.train import LengthGrouped
 
@@ -41,7 +41,6 @@ class DPOTrainer(SafeTrainer):
     """
 
     loss_is_scaled_for_ga = False  # our loss is a mean over pairs: the Trainer divides it by the accumulation steps
-    _seen = None  # sums over the pairs since the last log, by metric, and their number
 
     def __init__(
         self,
@@ -75,8 +74,8 @@ class DPOTrainer(SafeTrainer):
         if eval_dataset is not None:
             rows["eval"] = sorted(tokenize_pairs(eval_dataset, processing_class, max_length), key=row_length)
         check_vocabulary(model, rows)
-        pad = processing_class.pad_token_id
-        self.pad_token_id = processing_class.eos_token_id if pad is None else pad  # never looked at, in either layout
+        pad, known = processing_class.pad_token_id, model.config.get_text_config().vocab_size
+        self.pad_token_id = pad if pad is not None and pad < known else processing_class.eos_token_id  # never looked at
         super().__init__(
             model=model,
             args=args,
@@ -89,7 +88,6 @@ class DPOTrainer(SafeTrainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # the older name of `loss_is_scaled_for_ga = False`
-        self.can_return_loss = True  # or evaluation would run without its loss
         self.score_once(model if ref_model is None else ref_model, is_policy=ref_model is None)
 
     def score_once(self, reference, is_policy):
@@ -97,17 +95,27 @@ class DPOTrainer(SafeTrainer):
         rows = [*self.train_dataset, *(self.eval_dataset or [])]
         reference.to(self.args.device).eval()  # the Trainer puts the policy back into train mode at every step
         base = is_policy and hasattr(reference, "peft_config")
+        if base and not hasattr(reference.base_model, "prefix"):
+            raise ValueError(
+                "of the PEFT models only adapters inside layers (LoRA and its kin, by get_peft_model) can be trained"
+            )
         adapters = (reference.base_model.prefix, "modules_to_save.") if base else ()
         with reference.disable_adapter() if base else contextlib.nullcontext():
             problem = why_not_shared(reference, rows, self.pad_token_id)
+            problem = problem or (None if is_policy else why_not_shared(self.model, rows, self.pad_token_id))
             if problem and self.is_world_process_zero():
                 print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
             self.collate_inputs = collate if problem else collate_rows
             size = max(self.args.train_batch_size, self.args.eval_batch_size)
-            mark = fingerprint(reference, without=adapters)
+            mark = reference_mark(reference, without=adapters)
             add_reference_logps(reference, mark, rows, self.collate_inputs, self.pad_token_id, self.accelerator, size)
         self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16]}
-        self.identity |= {"average_logps": self.average_logps} | self.loss_settings
+        self.identity |= {
+            "average_logps": self.average_logps,
+            "seed": self.data_seed(),
+            "pairs an update": self.pairs_an_update(),
+        }
+        self.identity |= self.loss_settings
 
     def collate(self, rows):
         """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
@@ -153,7 +161,5 @@ class DPOTrainer(SafeTrainer):
     def _get_train_sampler(self, train_dataset=None):
         if getattr(self.args, "train_sampling_strategy", None) == "sequential":
             return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         lengths = [row_length(row) for row in self.train_dataset]
-        return LengthGrouped(lengths, size, lambda: seed + int(self.state.epoch or 0))
+        return LengthGrouped(lengths, self.pairs_an_update(), lambda: self.data_seed() + int(self.state.epoch or 0))
