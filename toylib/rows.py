@@ -4,8 +4,8 @@
       0  …  0   |       1  …  1          |        2  …  2               branch: each reply sees the prompt and itself
          –      |        chosen          |        rejected              target: what each position has to predict
 
-The last prompt token opens both branches, both times at position P − 1, so that every reply token, the first included,
-is predicted one place before it. Positions restart in each branch. Padding is branch −1 and seen by no one else.
+The last prompt token opens both branches, both times at position P − 1, so every reply token is predicted one place
+before it. Positions restart in each branch. Padding is branch −1 and seen by no one else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""DPO as a thin `transformers.Trainer`: our rows and loss inside, everything else (optimizer, precision, devices,
-checkpoints, logging) the Trainer's and Accelerate's own. `train.train_dpo` is the loop to read; this is the one to use.
-"""
+"""DPO as a thin `transformers.Trainer`, the one to use; `train.train_dpo` is the loop to read."""
 
 from __future__ import annotations
 
@@ -17,8 +15,9 @@ from toylib.reference import shares_storage
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.train import LengthGrouped
 
-METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-METRICS += ("logps/chosen", "logps/rejected")
+METRICS = tuple(
+    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected".split()
+)
 BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
 
 
@@ -99,7 +98,6 @@ class DPOTrainer(SafeTrainer):
             raise ValueError(
                 "of the PEFT models only adapters inside layers (LoRA and its kin, by get_peft_model) can be trained"
             )
-        adapters = (reference.base_model.prefix, "modules_to_save.") if base else ()
         with reference.disable_adapter() if base else contextlib.nullcontext():
             problem = why_not_shared(reference, rows, self.pad_token_id)
             problem = problem or (None if is_policy else why_not_shared(self.model, rows, self.pad_token_id))
@@ -107,7 +105,7 @@ class DPOTrainer(SafeTrainer):
                 print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
             self.collate_inputs = collate if problem else collate_rows
             size = max(self.args.train_batch_size, self.args.eval_batch_size)
-            mark = reference_mark(reference, without=adapters)
+            mark = reference_mark(reference, (reference.base_model.prefix, "modules_to_save.") if base else ())
             add_reference_logps(reference, mark, rows, self.collate_inputs, self.pad_token_id, self.accelerator, size)
         self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16]}
         self.identity |= {
