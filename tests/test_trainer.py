@@ -116,15 +116,23 @@ def test_a_log_line_averages_over_all_pairs_since_the_last(make):
 
 
 def test_gradient_checkpointing_changes_no_loss(make):
-    runs = [make(gradient_checkpointing=on) for on in (False, True)]
+    runs, calls = [make(gradient_checkpointing=on) for on in (False, True)], []
     for trainer in runs:
+        forwards = []
+        trainer.model.model.layers[0].input_layernorm.register_forward_hook(
+            lambda *_, forwards=forwards: forwards.append(1)
+        )
         trainer.train()
+        calls.append(len(forwards))
+    assert calls[1] == 2 * calls[0]  # each layer is run again on the way back
     assert logged(runs[0]) == pytest.approx(logged(runs[1]), abs=1e-6)
 
 
 def test_bf16_autocast_keeps_fp32_weights_and_starts_at_ln2(make):
-    trainer = make(bf16=True)
+    trainer, seen = make(bf16=True), set()
+    trainer.model.model.layers[0].mlp.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
     trainer.train()
+    assert seen == {torch.bfloat16}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert logged(trainer)[0] == pytest.approx(math.log(2), abs=2e-2)
 

@@ -65,8 +65,8 @@ def row_mask(branch, dtype):
 def head_on(model, positions):
     """While open, the output head sees only the hidden states at `positions` (a boolean `(batch, length)`).
 
-    The model's logits are then `(1, number of positions, vocabulary)`. A hook and not `logits_to_keep`: that takes
-    such a mask from transformers 5.22 on only. `model` may be wrapped for several processes.
+    Its logits are then `(1, number of positions, vocabulary)`. (`logits_to_keep` takes such a mask only from
+    transformers 5.22 on.) `model` may be wrapped for several processes.
     """
     while hasattr(model, "module"):
         model = model.module

@@ -15,9 +15,8 @@ from toylib.reference import shares_storage
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.train import LengthGrouped
 
-METRICS = tuple(
-    "rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected".split()
-)
+METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+METRICS += ("logps/chosen", "logps/rejected")
 BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
 
 
@@ -34,9 +33,9 @@ class DPOTrainer(SafeTrainer):
     sequences each (`toylib.logps`), and the log says which. Prompts that do not fit `max_length` are cut from their
     left, pairs whose reply alone is too long are dropped, both are counted and printed. Dropout is switched off.
 
-    Raises `ValueError` for settings or data that cannot be used, for a reference that shares weights with the model
-    and for a tokenizer with ids that the model has not; `FloatingPointError`, naming the rows, when a loss or a
-    gradient is not finite: the weights before that step are then saved in `output_dir/last-finite`.
+    Raises `ValueError` for settings, data or a tokenizer that cannot be used and for a reference that shares weights
+    with the model; `FloatingPointError`, naming the rows, when a loss or a gradient is not finite: the weights before
+    that step are then in `output_dir/last-finite`. `train_sampling_strategy` is by length, or "sequential".
     """
 
     loss_is_scaled_for_ga = False  # our loss is a mean over pairs: the Trainer divides it by the accumulation steps
@@ -92,7 +91,7 @@ class DPOTrainer(SafeTrainer):
     def score_once(self, reference, is_policy):
         """Choose the layout, and have every row scored by the reference: by the policy's own base if `is_policy`."""
         rows = [*self.train_dataset, *(self.eval_dataset or [])]
-        reference.to(self.args.device).eval()  # the Trainer puts the policy back into train mode at every step
+        reference.to(self.args.device).eval()  # the Trainer sets the policy to train mode at every step
         base = is_policy and hasattr(reference, "peft_config")
         if base and not hasattr(reference.base_model, "prefix"):
             raise ValueError(
