@@ -1,7 +1,5 @@
 """Things the tests make on the spot: models of a few hundred weights, word-level tokenizers, padded batches."""
 
-import random
-
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -86,13 +84,9 @@ def one_sentence(caught):
 
 
 def pairs_of_tokens(count, vocabulary=97, seed=0):
-    """Tokenised pairs of mixed lengths, as from `tokenize_pairs`: ids 3 and up, each reply ending in 2."""
-    rng = random.Random(seed)
-
-    def draw(low, high):
-        return [rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high))]
-
+    """Tokenised pairs of mixed lengths, as from `tokenize_pairs`: ids above the special ones, each reply ending in 2."""
+    drawn = zip(random_sequences(count, seed, vocabulary), random_sequences(count, seed + 1, vocabulary), strict=True)
     return [
-        {"number": i + 1, "prompt": draw(1, 12), "chosen": [*draw(1, 9), 2], "rejected": [*draw(1, 9), 2]}
-        for i in range(count)
+        {"number": i, "prompt": prompt, "chosen": [*chosen, 2], "rejected": [*rejected, 2]}
+        for i, ((prompt, chosen), (_, rejected)) in enumerate(drawn, start=1)
     ]

@@ -1,7 +1,7 @@
 """Reference log-probs, computed once and kept on disk: a second run over the same pairs starts at once.
 
-Never stale, never damaged: the name of a file is the hash of everything its numbers depend on; the file carries that name and a hash of its
-numbers. Anything that does not fit is computed anew.
+Never stale, never damaged: the name of a file is the hash of everything its numbers depend on; the file carries that
+name and a hash of its numbers. Anything that does not fit is computed anew.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 
@@ -34,12 +33,10 @@ def add_reference_logps(reference, mark, rows, collate_inputs, pad_token_id, acc
     logps = load_cached(key, len(rows))
     if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
         logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
-        bad = [
-            row["number"] for row, pair in zip(rows, logps.tolist(), strict=True) if not all(map(math.isfinite, pair))
-        ]
+        bad = [rows[i]["number"] for i in (~logps.isfinite().all(dim=1)).nonzero().flatten().tolist()[:10]]
         if bad:
             raise ValueError(
-                f"the reference gives log-probs that are not finite, in rows {bad[:10]}: its weights are damaged"
+                f"the reference gives log-probs that are not finite, in rows {bad}: its weights are damaged"
             )
         if accelerator.is_main_process:
             save_cached(key, logps)

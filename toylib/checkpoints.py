@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 SEAL = "toylib.json"
@@ -24,16 +24,6 @@ class SafeTrainer(Trainer):
     """A Trainer whose `identity` (JSON values by name) is sealed into its checkpoints, and that stops at a bad number."""
 
     identity: dict
-    _seen = None  # sums over the pairs since the last log, by metric, and their number
-
-    def pairs_an_update(self):
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-
-    def data_seed(self):
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def __init__(self, *args, callbacks=None, **kwargs):
-        super().__init__(*args, callbacks=[*(callbacks or []), StopAtBadGradient(self)], **kwargs)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run."""
@@ -44,7 +34,6 @@ class SafeTrainer(Trainer):
                 self._load_from_checkpoint(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
-        self._seen = None  # what an interrupted run had not logged yet
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         except FloatingPointError as problem:
@@ -57,6 +46,13 @@ class SafeTrainer(Trainer):
             kept = Path(self.args.output_dir) / "last-finite"
             self.save_model(str(kept))
             raise FloatingPointError(f"{problem}; the weights before that step are in {kept}") from None
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The Trainer's, which it asks for right before each update: the place to keep a bad one from the weights."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(grad_norm)):  # a scaler skips such
+            raise FloatingPointError(f"the gradient is not finite at step {self.state.global_step + 1}")
+        return grad_norm
 
     def _save_checkpoint(self, model, trial):
         """As the Trainer does, but sealed when whole, and nothing older is deleted before that."""
@@ -81,22 +77,6 @@ class SafeTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             drop_oldest(folder.parent, limit, {str(folder), str(self.state.best_model_checkpoint)})
-
-
-class StopAtBadGradient(TrainerCallback):
-    """Stop before a gradient that is not finite reaches the weights. fp16 is left alone: its scaler skips such steps."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if (
-            self.trainer.accelerator.scaler is None
-            and gradients
-            and not torch.isfinite(torch.nn.utils.get_total_norm(gradients))
-        ):
-            raise FloatingPointError(f"the gradient is not finite at step {state.global_step + 1}")
 
 
 def seal(folder, run: dict) -> None:

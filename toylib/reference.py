@@ -40,3 +40,9 @@ def shares_storage(model, other) -> bool:
     """Whether any parameter of `other` lives in the same memory as one of `model`: a reference like that moves along."""
     held = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return any(parameter.untyped_storage().data_ptr() in held for parameter in other.parameters())
+
+
+def check_reference(model, ref_model) -> None:
+    """`ValueError` if `ref_model` (None: one will be made) shares weights with `model`."""
+    if ref_model is not None and shares_storage(model, ref_model):
+        raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")

@@ -10,7 +10,10 @@ import torch
 from toylib.logps import sequence_logps
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.preferences import collate, tokenize_pairs
-from toylib.reference import frozen_copy, shares_storage
+from toylib.reference import check_reference, frozen_copy
+
+METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+METRICS += ("logps/chosen", "logps/rejected")  # TRL's names, of what is logged beside the loss
 
 
 def train_dpo(
@@ -48,8 +51,7 @@ def train_dpo(
     check_loss_settings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
-    if ref_model is not None and shares_storage(model, ref_model):
-        raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")
+    check_reference(model, ref_model)
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).requires_grad_(True).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -85,16 +87,15 @@ def batch_loss(policy, reference, batch, **settings):
     with torch.no_grad():
         ref_chosen, ref_rejected = sequence_logps(reference, **batch).chunk(2)
     losses, chosen, rejected = dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, **settings)
-    metrics = {
-        "loss": losses,
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).float(),
-        "logps/chosen": policy_chosen,
-        "logps/rejected": policy_rejected,
-    }
-    return losses.mean(), {name: value.detach().mean().item() for name, value in metrics.items()}
+    table = metrics_table(losses, chosen, rejected, policy_chosen, policy_rejected)
+    return losses.mean(), dict(zip(("loss", *METRICS), table.mean(dim=0).tolist(), strict=True))
+
+
+def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps):
+    """What is logged of each pair, without gradient: `(batch, 1 + len(METRICS))`, the loss and then `METRICS`."""
+    right = (chosen_rewards > rejected_rewards).to(losses.dtype)
+    rewards = (chosen_rewards, rejected_rewards, chosen_rewards - rejected_rewards, right)
+    return torch.stack((losses, *rewards, chosen_logps, rejected_logps), dim=1).detach()
 
 
 @torch.no_grad()

@@ -11,12 +11,10 @@ from toylib.checkpoints import SafeTrainer
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.models import check_vocabulary, switch_off_dropout
 from toylib.preferences import collate, tokenize_pairs
-from toylib.reference import shares_storage
+from toylib.reference import check_reference
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
-from toylib.train import LengthGrouped
+from toylib.train import METRICS, LengthGrouped, metrics_table
 
-METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-METRICS += ("logps/chosen", "logps/rejected")
 BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
 
 
@@ -38,6 +36,7 @@ class DPOTrainer(SafeTrainer):
     that step are then in `output_dir/last-finite`. `train_sampling_strategy` is by length, or "sequential".
     """
 
+    _seen = None  # sums over the pairs since the last log, by metric, and their number
     loss_is_scaled_for_ga = False  # our loss is a mean over pairs: the Trainer divides it by the accumulation steps
 
     def __init__(
@@ -59,14 +58,14 @@ class DPOTrainer(SafeTrainer):
         check_loss_settings(beta, loss_type, label_smoothing)
         if processing_class is None:
             raise ValueError("processing_class is missing: pass the model's tokenizer")
-        if ref_model is not None and shares_storage(model, ref_model):
-            raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")
+        check_reference(model, ref_model)
         if args.n_gpu > 1:
             args._n_gpu = 1  # rows with masks of their own do not split over the Trainer's DataParallel
             print("several GPUs, one process: using the first; `torchrun --nproc_per_node …` uses them all")
         args.remove_unused_columns = False
         self.loss_settings = {"beta": beta, "loss_type": loss_type, "label_smoothing": label_smoothing}
         self.average_logps = average_logps
+        self.data_seed = args.seed if args.data_seed is None else args.data_seed
         switch_off_dropout(model)
         rows = {"train": tokenize_pairs(train_dataset, processing_class, max_length)}
         if eval_dataset is not None:
@@ -106,13 +105,9 @@ class DPOTrainer(SafeTrainer):
             size = max(self.args.train_batch_size, self.args.eval_batch_size)
             mark = reference_mark(reference, (reference.base_model.prefix, "modules_to_save.") if base else ())
             add_reference_logps(reference, mark, rows, self.collate_inputs, self.pad_token_id, self.accelerator, size)
-        self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16]}
-        self.identity |= {
-            "average_logps": self.average_logps,
-            "seed": self.data_seed(),
-            "pairs an update": self.pairs_an_update(),
-        }
-        self.identity |= self.loss_settings
+        self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16], "seed": self.data_seed}
+        self.identity |= {"pairs an update": self.get_total_train_batch_size(self.args)}
+        self.identity |= {"average_logps": self.average_logps} | self.loss_settings
 
     def collate(self, rows):
         """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
@@ -131,8 +126,7 @@ class DPOTrainer(SafeTrainer):
         scale = lengths if self.average_logps else 1
         losses, *_ = dpo_loss(*(logps / scale).unbind(1), *(ref_logps / scale).unbind(1), **self.loss_settings)
         chosen, rejected = (self.loss_settings["beta"] * (logps - ref_logps)).unbind(1)  # of whole replies, as TRL's
-        columns = (losses, chosen, rejected, chosen - rejected, (chosen > rejected).to(losses.dtype), *logps.unbind(1))
-        table, loss = torch.stack(columns, dim=1).detach(), losses.mean()
+        table, loss = metrics_table(losses, chosen, rejected, *logps.unbind(1)), losses.mean()
         if model.training:
             if not torch.isfinite(loss):
                 rows = ", ".join(map(str, numbers.tolist()))
@@ -156,7 +150,9 @@ class DPOTrainer(SafeTrainer):
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset=None):
+        self._seen = None  # a run begins: drop what an interrupted one had not logged
         if getattr(self.args, "train_sampling_strategy", None) == "sequential":
             return super()._get_train_sampler(train_dataset)
         lengths = [row_length(row) for row in self.train_dataset]
-        return LengthGrouped(lengths, self.pairs_an_update(), lambda: self.data_seed() + int(self.state.epoch or 0))
+        size = self.get_total_train_batch_size(self.args)
+        return LengthGrouped(lengths, size, lambda: self.data_seed + int(self.state.epoch or 0))

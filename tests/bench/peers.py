@@ -6,12 +6,9 @@ import contextlib
 import io
 import os
 import random
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["TOYLIB_CACHE"] = tempfile.mkdtemp()  # nothing is taken from an earlier run
 
