@@ -5,7 +5,8 @@
     python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
-    python3 lab.py bench [engine] [...]   times this code against its peers; further arguments go to tests/bench/engine.py
+    python3 lab.py bench [engine] [...]   times training against TRL; further arguments go to tests/bench/engine.py
+    python3 lab.py bench sliders [...]    times a figure behind a slider against `interact`, in a headless Chromium
 
 Standard library only, because it runs before anything is installed. What needs more (nbclient, ruff) is imported where it is
 used, in the second half, which the Python of .venv runs.
@@ -181,11 +182,34 @@ def test(arguments):
 
 
 def bench(arguments):
-    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem != "peers"}
+    helpers = ("peers", "slider_cells")
+    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem not in helpers}
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
     if name not in there:
         sys.exit(f"lab.py: there is no benchmark {name}; there are {', '.join(there)}.")
     hand_over(there[name], *rest)
+
+
+def address(arguments):
+    """Write the repository's address into pyproject.toml, the one place that holds it, every bootstrap cell and badge."""
+    url = arguments[0].rstrip("/") if len(arguments) == 1 else "?"
+    if not re.fullmatch(r"((https?|ssh|file)://|git@|/)[\w.:/~@+-]+|", url):
+        sys.exit("lab.py: address takes one address to clone from, such as https://github.com/OWNER/NAME.")
+    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", url)  # what Colab opens by a link
+    changes, written = {ROOT / "pyproject.toml": [(r'^(repository = )".*"', rf'\g<1>"{url}"')]}, {}
+    for path in notebooks():
+        opens = f"{on_github[1]}/blob/main/notebooks/{path.name}" if on_github else ""
+        badge = (r"(\(https://colab\.research\.google\.com/github/)[^)]*\)", rf"\g<1>{opens})")
+        changes[path] = [(r'("REPOSITORY = )\\"[^"]*\\"', rf'\g<1>\\"{url}\\"'), badge]
+    for path, replacements in changes.items():
+        written[path] = path.read_text(encoding="utf-8")
+        for pattern, new in replacements:
+            written[path], count = re.subn(pattern, new, written[path], flags=re.MULTILINE)
+            if not count:
+                sys.exit(f"lab.py: {path.name} has no place for the address; nothing was written.")
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{url or 'no address'}: in pyproject.toml and {len(written) - 1} notebooks; commit them.")
 
 
 def notebooks():
@@ -208,8 +232,11 @@ def main(arguments):
         print(__doc__)
     elif arguments[:1] == ["--inside"]:  # started by hand_over
         inside(arguments[1], arguments[2:])
+    elif command == "address":
+        address(rest)
     elif command not in ("lab", "test", "run", "build", "bench"):
-        sys.exit(f"lab.py: there is no command {command!r}; there are lab, test, run, build and bench (see --help).")
+        there = "lab, test, run, build, bench and address"
+        sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []
         try:
