@@ -1,118 +1,58 @@
-"""Notebook 01 as a reader meets it: JupyterLab in Chromium, all cells run, the β slider moved by mouse and by keyboard.
+"""Every notebook with a slider as a reader meets it: JupyterLab in Chromium, all cells run, light and dark, then no kernel.
 
 With TOYLIB_SHOTS=folder it leaves screenshots of the whole notebook there, light and dark.
 """
 
+import ast
+import io
 import os
-import secrets
+import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+from browser import CHROMIUM, NO_BROWSER, OUTPUTS, LiveFigure, chromium, jupyter, run_all, scroll_to
+from PIL import Image, ImageStat
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian: apt install chromium)"),
-]
-
-READY = """() => {
-    const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
-    const kernel = context?.session?.kernel;
-    return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
-}"""
-CELLS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(cell => cell.type === 'code')
-    .map(cell => ({count: cell.executionCount, outputs: cell.outputs.toJSON()}))"""
-# Whether all cells ran since the kernel was started: their numbers are 1 to n, and the kernel rests.
-RAN = """() => {
-    const widget = window.jupyterapp.shell.currentWidget;
-    const cells = [...widget.content.model.cells].filter(cell => cell.type === 'code');
-    return cells.every((cell, at) => cell.executionCount === at + 1 && cell.executionState !== 'running')
-        && widget.sessionContext.session.kernel.status === 'idle';
-}"""
+ROOT = Path(__file__).resolve().parent.parent
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+NOT_SLIDERS = {"watch_training", "live_figure", "show_live", "close", "readout"}
+# What fails without a network (the Colab badge) and JupyterLab's own debugger are not ours.
+NOT_OURS = ("Failed to load resource", "debugger state")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason=NO_BROWSER)]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.fixture(params=["Light", "Dark"])
-def theme(request):
-    return request.param
-
-
-@pytest.fixture
-def server(lab, root, tmp_path, theme):
-    """JupyterLab on a copy of the repository, with the settings that lab.py gives it; yields its address with the token."""
-    unwanted = shutil.ignore_patterns(".venv", ".git", "__pycache__", "*.egg-info", ".*_cache")
-    copy = Path(shutil.copytree(root, tmp_path / "copy", ignore=unwanted))
-    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(f'{{"theme": "JupyterLab {theme}"}}')
-    environment = lab.venv_environment() | {
-        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-    }
-    port, token = free_port(), secrets.token_hex(16)
-    options = [
-        "--no-browser",
-        "--allow-root",
-        f"--ServerApp.root_dir={copy}",
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={token}",
-        "--LabApp.expose_app_in_browser=True",
+def slider_cells(path):
+    """How many cells of a notebook show a slider: they call what the notebook imports from toylib's widget modules."""
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    trees = [ast.parse(source) for source in sources]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {name.asname or name.name for node in imports if "widgets" in str(node.module) for name in node.names}
+    called = [
+        {getattr(node.func, "id", None) for node in ast.walk(tree) if isinstance(node, ast.Call)} for tree in trees
     ]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *options], cwd=copy, env=environment, stdout=log, stderr=log
-    )
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/01_four_numbers.ipynb?token={token}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        log.close()
+    return sum(bool(calls & (names - NOT_SLIDERS)) for calls in called)
+
+
+WITH_SLIDERS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if slider_cells(path)]
 
 
 @pytest.fixture
-def page(server):
-    """The notebook, open at 1400 x 900, all of its cells run; `page.complaints` collects what the page reports as errors."""
-    from playwright.sync_api import sync_playwright
+def served(lab, tmp_path):
+    """JupyterLab on a copy of the notebooks, with the settings that lab.py gives it; what opens it, and the folder."""
+    folder = Path(shutil.copytree(ROOT / "notebooks", tmp_path / "copy" / "notebooks"))
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(60_000)
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-        page.goto(server)
-        page.wait_for_function(READY)
-        page.get_by_role("menuitem", name="Kernel", exact=True).click()
-        page.get_by_role("menuitem", name="Restart Kernel and Run All Cells…", exact=True).click()
-        page.get_by_role("button", name="Confirm Kernel Restart").click()
-        page.wait_for_timeout(2000)
-        page.wait_for_function(RAN, timeout=300_000)
-        yield page
-        browser.close()
+    def serve(home, *options):
+        options = ("--LabApp.expose_app_in_browser=True", *options)
+        return jupyter(folder.parent, tmp_path / home, lab.venv_environment(), *options)
+
+    return serve, folder
+
+
+def brightness(locator):
+    """The mean of the element's pixels as painted, 0 to 255."""
+    return ImageStat.Stat(Image.open(io.BytesIO(locator.screenshot())).convert("L")).mean[0]
 
 
 def shots(page, name):
@@ -121,10 +61,10 @@ def shots(page, name):
     if not folder:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    panel = page.locator(".jp-Notebook .jp-WindowedPanel-outer, .jp-WindowedPanel-outer").first
+    panel = page.locator(".jp-WindowedPanel-outer").first
     panel.evaluate("panel => panel.scrollTop = 0")
-    for number in range(1, 40):
-        page.wait_for_timeout(600)
+    for number in range(1, 60):
+        page.wait_for_timeout(500)
         page.screenshot(path=Path(folder) / f"{name}_{number:02d}.png")
         before = panel.evaluate("panel => panel.scrollTop")
         panel.evaluate("panel => panel.scrollTop += panel.clientHeight - 60")
@@ -132,57 +72,60 @@ def shots(page, name):
             return
 
 
-def test_notebook_01_runs_and_its_slider_moves_figure_and_readout(page, theme):
-    cells = page.evaluate(CELLS)
-    assert cells and not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
-    assert page.evaluate("document.body.dataset.jpThemeLight") == str(theme == "Light").lower()
-    assert page.locator(".Toastify__toast, .jp-Dialog").count() == 0, "a pop-up covers the notebook"
+def test_the_notebooks_with_sliders_are_found():
+    assert {"01", "03"} <= {path.name[:2] for path in WITH_SLIDERS}
 
-    # ipywidgets gives a slider no accessible name of its own: its label stands beside it.
-    row = page.locator(".widget-slider", has=page.locator(".widget-label", has_text="β")).first
-    for number in range(page.locator(".jp-CodeCell").count()):  # cells far below are attached when scrolled to
-        if row.count():
-            break
-        page.locator(".jp-CodeCell").nth(number).scroll_into_view_if_needed()
-        page.wait_for_timeout(200)
-    assert row.count() == 1, "no slider labelled β"
-    handle = row.get_by_role("slider")
-    around = page.locator(".widget-vbox", has=row).last
-    picture, readout, value = (
-        around.locator("img"),
-        around.locator(".widget-html").first,
-        row.locator(".widget-readout"),
-    )
-    handle.scroll_into_view_if_needed()
 
-    def shown():
-        return picture.get_attribute("src"), readout.inner_text(), float(value.inner_text())
+@pytest.mark.parametrize("path", WITH_SLIDERS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
+    serve, folder = served
+    with serve("home") as address, chromium() as page:
+        page.goto(address(f"lab/tree/notebooks/{path.name}"))
+        run_all(page)
+        assert not [output for output in page.evaluate(OUTPUTS) if output["output_type"] == "error"]
+        assert page.locator(".Toastify__toast, .jp-Dialog").count() == 0, "a pop-up covers the notebook"
+        boxes = page.locator(".widget-vbox:has(.widget-tab)")
+        for theme in ("Light", "Dark"):
+            page.evaluate(
+                f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
+            )
+            page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
+            scroll_to(page, boxes)
+            assert boxes.count() == slider_cells(path)
+            for number in range(boxes.count()):
+                live = LiveFigure(page, boxes.nth(number))
+                live.check(0.2 if theme == "Light" else -0.2)
+                assert 200 < brightness(live.picture) < 253  # off-white in both themes, no sheet of pure white
+            shots(page, f"{path.stem}_{theme.lower()}")
+        assert not [complaint for complaint in page.complaints if not any(words in complaint for words in NOT_OURS)]
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
 
-    def after(moved):
-        """What is shown once picture, readout and value have all changed, or after 20 seconds."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and any(old == new for old, new in zip(moved, shown(), strict=True)):
-            page.wait_for_timeout(100)
-        page.wait_for_timeout(500)
-        return shown()
+    # Reopened elsewhere, where there is no kernel: the picture is there, and no empty place or message instead.
+    saved = nbformat.read(folder / path.name, as_version=4)
+    outputs = [output for cell in saved.cells for output in cell.get("outputs", [])]
+    alts = [output.metadata["image/png"]["alt"] for output in outputs if WIDGET_VIEW in output.get("data", {})]
+    assert len(alts) == slider_cells(path)
+    no_kernel = ("--KernelSpecManager.ensure_native_kernel=False", "--KernelSpecManager.allowed_kernelspecs=none")
+    with serve("elsewhere", *no_kernel) as address, chromium() as page:
+        page.goto(address(f"lab/tree/notebooks/{path.name}"))
+        page.wait_for_timeout(4000)
+        page.get_by_role("button", name="No Kernel").click()
+        for alt in alts:
+            picture = page.get_by_alt_text(alt)
+            scroll_to(page, picture)
+            assert picture.evaluate("image => image.complete && image.naturalWidth") > 400
+        assert page.get_by_text("Error displaying widget").count() == 0
 
-    assert picture.evaluate("image => image.complete && image.naturalWidth") > 400
-    start = shown()
-    handle.hover()
-    box = handle.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.down()
-    page.mouse.move(x + 60, y, steps=12)
-    page.mouse.up()
-    dragged = after(start)
-    assert dragged[2] > start[2] and dragged[0] != start[0] and dragged[1] != start[1]
 
-    handle.focus()
-    page.keyboard.press("ArrowRight")
-    pressed = after(dragged)
-    assert pressed[2] > dragged[2] and pressed[0] != dragged[0] and pressed[1] != dragged[1]
+def test_the_benchmark_of_sliders_prints_its_table_and_its_ratios(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    import sliders
 
-    # What fails without a network (the Colab badge) and JupyterLab's own debugger are not ours.
-    not_ours = ("Failed to load resource", "debugger state")
-    assert not [complaint for complaint in page.complaints if not any(words in complaint for words in not_ours)]
-    shots(page, f"01_{theme.lower()}")
+    times = sliders.race(sliders.CELLS, rounds=1, moves=2, seconds=0.5)
+    sliders.table(times)
+    sliders.ratios(times)
+    said = capsys.readouterr().out
+    for name in sliders.CELLS:
+        assert re.search(rf"^{name} +[1-9]\d* +[1-9]\d* +\d+\.\d$", said, re.MULTILINE), said
+    assert len(re.findall(r"\(aim: ", said)) == 4

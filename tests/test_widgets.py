@@ -1,39 +1,55 @@
 """The live figures: they follow the slider, nothing grows while they do, and a static picture stands in for them."""
 
+import base64
+import functools
+import gc
 import io
 import math
 import re
+import tracemalloc
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from toylib import plots, plots_pair, widgets
+from toylib import plots, plots_pair, plots_training, widgets
 
 DELTA = 2.2
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What was displayed: a list of (bundle, metadata)."""
+    """What was displayed: a list of (bundle, metadata); with a display id, what it was updated to."""
     import IPython.display
 
     calls = []
 
-    def display(bundle, metadata=None, raw=False):
+    class Handle:
+        def update(self, bundle, metadata=None, raw=False):
+            display(bundle, metadata, raw)
+
+    def display(bundle, metadata=None, raw=False, display_id=None):
         assert raw
         calls.append((bundle, metadata))
+        return Handle()
 
     monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(widgets, "REST", 0)
+    monkeypatch.setattr(plots_pair, "beta_grid", still)
+    monkeypatch.setattr(plots, "png", png)
     return calls
 
 
+# The static picture takes longer than all the rest, and it depends on nothing but its arguments.
+png, still = functools.cache(plots.png), functools.cache(plots_pair.beta_grid)
+
+
 def explorer(shown, *args, **kwargs):
-    """The slider, readout and image of a fresh beta_explorer, found as a frontend finds them: by the model id."""
+    """The slider, readout and frames of a fresh beta_explorer, found as a frontend finds them: by the model id."""
     widgets.beta_explorer(*args, **kwargs)
-    box = model(shown[-1][0])
-    return box.children
+    return model(shown[-1][0]).children[:3]
 
 
 def model(bundle):
@@ -52,7 +68,14 @@ def numbers(readout):
 
 
 def observers(slider):
-    return slider._trait_notifiers.get("value", {}).get("change", [])
+    return slider._trait_notifiers.get("index", {}).get("change", [])
+
+
+def picture(box, position):
+    """What the page shows at this position of the slider: the background, on it the position's layer."""
+    _, _, frames, look = box.children
+    layers = [re.search(r"base64,([\w+/=]+)", html).group(1) for html in (look.value, frames.children[position].value)]
+    return Image.alpha_composite(*(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGBA") for one in layers))
 
 
 # ---- following the slider ----
@@ -67,63 +90,77 @@ def test_readout_has_the_numbers_of_the_slider(shown, beta):
 
 
 def test_default_is_the_worked_example_at_beta_one_tenth(shown):
-    slider, readout, _ = explorer(shown)
-    assert slider.value == 0.1
+    slider, readout, frames = explorer(shown)
+    assert slider.value == 0.1 and frames.selected_index == slider.index
     assert numbers(readout) == [0.1, 0.22, 0.5548, 0.5892]
 
 
-def test_moving_the_slider_changes_the_picture_and_moving_back_restores_it(shown):
-    slider, readout, image = explorer(shown)
-    at_start = image.value, readout.value
-    slider.value = 1.0
-    assert image.value != at_start[0] and readout.value != at_start[1]
-    slider.value = 0.1
-    assert (image.value, readout.value) == at_start
+def test_every_position_has_the_numbers_that_the_readout_will_have(shown):
+    slider, readout, frames = explorer(shown)
+    assert len(frames.children) == len(slider.options) == 61
+    for position in (0, 20, 33, 60):
+        slider.index = position
+        assert readout.value in frames.children[position].value
 
 
-def test_picture_is_what_a_full_drawing_would_be(shown):
-    slider, _, image = explorer(shown)
-    slider.value = 2.0
-    slider.value = 0.5
-    figure, panels = plots_pair.beta_panels(DELTA)
-    for panel in panels:
-        plots_pair.move_to_beta(panel, slider.value)
-    whole = Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
-    live = Image.open(io.BytesIO(image.value))
-    assert live.size == whole.size
-    differing = np.abs(np.asarray(live, int) - np.asarray(whole, int)).max(axis=2) > 40
-    assert differing.mean() < 0.001  # the order of drawing may differ where lines cross
+@pytest.mark.parametrize("kinds", [("probability", "loss"), ("loss", "weight", "path")])
+def test_picture_is_what_a_full_drawing_would_be(shown, kinds):
+    slider, _, _ = explorer(shown, weight="weight" in kinds)
+    box = model(shown[-1][0])
+    for beta in (0.01, 0.5, 10.0):
+        figure, panels = plots_pair.beta_panels(DELTA, kinds=kinds, betas=(0.01, 10))
+        for panel in panels:
+            plots_pair.move_to_beta(panel, beta)
+        whole = Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
+        live = picture(box, [value for _, value in slider.options].index(beta)).convert("RGB")
+        assert live.size == whole.size
+        differing = np.abs(np.asarray(live, int) - np.asarray(whole, int)).max(axis=2) > 40
+        assert differing.mean() < 0.001  # the order of drawing may differ where lines cross
 
 
-def test_fixed_limits_while_the_slider_moves(monkeypatch, shown):
-    figures = kept_figures(monkeypatch)
+def test_the_page_changes_pictures_without_the_kernel(shown):
+    slider, _, frames = explorer(shown)
+    link = model(shown[-1][0]).link
+    assert (link.source, link.target) == ((slider, "index"), (frames, "selected_index"))
+
+
+def test_every_position_is_drawn_once_and_limits_stay(shown):
+    figure, (axis,) = plots.new_figure()
+    (line,) = axis.plot([], [])
+    axis.set(xlim=(0, 3), ylim=(0, 3))
+    seen = []
+
+    def update(value):
+        seen.append(value)
+        line.set_data([0, value], [0, value])
+        return f"{value} nats"
+
+    slider = ipywidgets.SelectionSlider(options=[1, 2, 3], value=2)
+    readout = ipywidgets.HTML()
+    box = widgets.live_figure(figure, [line], update, slider, readout)
+    assert seen[1:4] == [1, 2, 3] and readout.value == "2 nats"
+    limits = axis.get_xlim(), axis.get_ylim()
+    before = len(seen)
+    slider.value = 3
+    assert readout.value == "3 nats" and len(seen) == before and limits == (axis.get_xlim(), axis.get_ylim())
+    assert len({page.value for page in box.children[2].children}) == 3
+
+
+def test_a_thousand_moves_leave_nothing_behind(shown):
     slider, _, _ = explorer(shown)
-    limits = [(axis.get_xlim(), axis.get_ylim(), axis.get_position().bounds) for axis in figures[0].axes]
-    for beta in (0.01, 0.3, 10.0):
-        slider.value = beta
-        assert limits == [(axis.get_xlim(), axis.get_ylim(), axis.get_position().bounds) for axis in figures[0].axes]
+    count = len(observers(slider)), len(known_widgets())
 
+    def sweep():
+        for move in range(500):
+            slider.index = move % 61
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
 
-def kept_figures(monkeypatch):
-    figures, make = [], plots_pair.beta_panels
-
-    def beta_panels(*args, **kwargs):
-        figure, panels = make(*args, **kwargs)
-        figures.append(figure)
-        return figure, panels
-
-    monkeypatch.setattr(plots_pair, "beta_panels", beta_panels)
-    return figures
-
-
-def test_two_hundred_moves_leave_nothing_behind(monkeypatch, shown):
-    figures = kept_figures(monkeypatch)
-    slider, _, _ = explorer(shown)
-    count = len(figures[0].findobj()), len(observers(slider)), len(known_widgets())
-    for move in range(200):
-        slider.value = 10 ** (-2 + 3 * move / 199)
-    assert count == (len(figures[0].findobj()), len(observers(slider)), len(known_widgets()))
-    assert len(figures) == 1
+    tracemalloc.start()
+    first, second = sweep(), sweep()
+    tracemalloc.stop()
+    assert second - first < 20_000  # bytes, over 500 moves
+    assert count == (len(observers(slider)), len(known_widgets()))
 
 
 def test_a_loss_off_the_scale_is_still_in_the_readout(shown):
@@ -135,6 +172,23 @@ def test_a_loss_off_the_scale_is_still_in_the_readout(shown):
 def test_a_huge_delta_is_drawn_and_said_without_overflow(shown):
     _, readout, _ = explorer(shown, -900.0, 900.0, beta=10)
     assert numbers(readout)[-1] == 18000
+
+
+def test_the_weight_rises_and_falls_with_beta(shown):
+    slider, readout, _ = explorer(shown, weight=True)
+    weights = []
+    for beta in (0.1, 0.56, 3.2):
+        slider.value = beta
+        assert numbers(readout)[-2:] == pytest.approx(
+            [1 / (1 + math.exp(beta * DELTA)), beta / (1 + math.exp(beta * DELTA))], abs=5.1e-5
+        )
+        weights.append(numbers(readout)[-1])
+    assert weights[0] < weights[1] > weights[2]
+
+
+def test_a_beta_between_two_positions_gets_one_of_its_own(shown):
+    slider, readout, _ = explorer(shown, beta=0.1234)
+    assert slider.value == 0.1234 and numbers(readout)[0] == 0.1234 and len(slider.options) == 62
 
 
 # ---- what is displayed ----
@@ -150,24 +204,36 @@ def test_one_output_holds_the_live_widget_the_picture_and_the_words(shown):
     assert "0.5548 and 0.5892" in bundle["text/plain"]
 
 
-def test_static_picture_is_not_the_live_one(shown):
-    _, _, image = explorer(shown)
-    assert shown[0][0]["image/png"] != image.value
+def test_static_picture_of_the_weights_says_them(shown):
+    widgets.beta_explorer(weight=True)
+    assert "0.1 gives 0.5892 and 0.0445" in shown[0][0]["text/plain"]
 
 
 def test_slider_has_a_name_keys_and_the_range_of_beta(shown):
-    slider, readout, _ = explorer(shown)
-    assert isinstance(slider, ipywidgets.FloatLogSlider)
+    slider, _, _ = explorer(shown)
     assert slider.description == "β" and slider.continuous_update
-    assert (slider.base**slider.min, slider.base**slider.max) == pytest.approx((0.01, 10))
+    assert (slider.options[0], slider.options[-1]) == (("0.01", 0.01), ("10", 10.0))
     assert not slider.disabled and getattr(slider, "tabbable", None) is not False
+
+
+def test_a_screen_reader_meets_the_numbers_once_and_hears_them_change(shown):
+    _, readout, frames = explorer(shown)
     assert 'aria-live="polite"' in readout.value
+    assert readout.layout.display is None and readout.layout.visibility is None  # hidden so, nobody would hear it
+    assert all(page.value.startswith('<div aria-hidden="true">') for page in frames.children)
 
 
 def test_only_widgets_that_ipywidgets_7_has_too(shown):
     widgets.beta_explorer()
     box = model(shown[0][0])
-    assert [type(widget).__name__ for widget in (box, *box.children)] == ["VBox", "FloatLogSlider", "HTML", "Image"]
+    kinds = [type(widget).__name__ for widget in (box, *box.children, *box.children[2].children)]
+    assert kinds == ["VBox", "SelectionSlider", "HTML", "Tab", "HTML", *["HTML"] * 61]
+
+
+def test_a_live_figure_is_light(shown):
+    widgets.beta_explorer(weight=True)
+    _, _, frames, look = model(shown[0][0]).children
+    assert len(look.value) + sum(len(page.value) for page in frames.children) < 500_000
 
 
 def test_works_where_there_is_no_notebook(capsys):
@@ -188,13 +254,77 @@ def test_running_a_cell_again_closes_what_its_last_run_showed(monkeypatch, shown
     monkeypatch.setattr(widgets, "_open", {})
     run = ["cell a", "run 1"]
     monkeypatch.setattr(widgets, "_cell_and_run", lambda: tuple(run))
-    first, second = explorer(shown)[0], explorer(shown)[0]
+    none = set(known_widgets())
+    first = explorer(shown)[0]
+    of_one = len(set(known_widgets()) - none)
+    second = explorer(shown)[0]
     run[:] = ["cell b", "run 2"]
     elsewhere = explorer(shown)[0]
     assert all(map(observers, (first, second, elsewhere)))
-    known = len(known_widgets())
     run[:] = ["cell a", "run 3"]
     again = explorer(shown)[0]
     assert not observers(first) and not observers(second)
     assert observers(again) and observers(elsewhere)
-    assert len(known_widgets()) < known  # two closed, one made
+    assert len(set(known_widgets()) - none) == 2 * of_one  # two closed to the last layout and link, one made
+
+
+# ---- curves that draw while training runs ----
+
+
+def metrics(step):
+    fine = {"rewards/chosen": 0.02 * step, "rewards/rejected": -0.05 * step, "rewards/accuracies": min(1, step / 10)}
+    return fine | {"loss": 0.69 / step}
+
+
+def test_training_curves_are_drawn_at_every_tenth_step_and_the_last(shown):
+    on_step = widgets.watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10)
+    history = [metrics(step) for step in range(1, 26)]
+    for step, row in enumerate(history, 1):
+        on_step(step, row, None)
+    assert [re.search(r"step (\d+) of 25", bundle["text/plain"]).group(1) for bundle, _ in shown] == ["10", "20", "25"]
+    assert "chosen +5.00, of rejected -12.50, margin 17.50, accuracy 1.00" in shown[-1][0]["text/plain"]
+    assert [step for step, row in enumerate(history, 1) if not math.isnan(row["kl"])] == [1, 10, 20, 25]
+    assert len({bundle["image/png"] for bundle, _ in shown}) == 3
+
+
+def test_training_panels_grow_only_when_a_line_leaves_them():
+    _, lines = plots_training.training_panels(steps=40)
+    table = pd.DataFrame([{name: 0.5 for name in lines}] * 2, index=[1, 2])
+    assert not plots_training.show_history(lines, table)
+    before = lines["rejected"].axes.get_ylim()
+    table.loc[2, "rejected"] = 3 * before[0]
+    table.loc[2, "kl"] = math.nan
+    assert plots_training.show_history(lines, table)
+    low, high = lines["rejected"].axes.get_ylim()
+    assert low <= 3 * before[0] and high == before[1] and list(lines["kl"].get_xdata()) == [1]
+    assert not plots_training.show_history(lines, table)
+
+
+# ---- a strip of tokens ----
+
+
+def strip(values, **kwargs):
+    """The texts and the box colours of a strip of one row."""
+    figure = plots.token_strip([("chosen", ["a"] * len(values), values)], **kwargs)
+    (axis,) = figure.axes
+    return [text.get_text() for text in axis.texts], [patch.get_facecolor()[:3] for patch in axis.patches]
+
+
+def test_token_differences_show_their_sign_in_words_and_in_colour():
+    texts, colors = strip([1.5, -1.5, 0.0, -0.001], difference=True)
+    assert texts[2::2] == ["▲ +1.50", "▼ −1.50", "0.00", "0.00"]
+    (more_red, _, more_blue), (less_red, _, less_blue) = colors[:2]
+    assert more_blue > more_red and less_red > less_blue
+    assert colors[2] == colors[3] == (1, 1, 1)
+
+
+def test_token_differences_have_one_scale_for_all_strips():
+    assert strip([1.0], difference=True)[1][0] == strip([1.0, -9.0], difference=True)[1][0]
+    assert strip([4.0], difference=True)[1] == strip([9.0], difference=True)[1]
+    assert strip([2.0], difference=True)[1] != strip([4.0], difference=True)[1]
+
+
+def test_token_log_probs_are_darker_where_lower():
+    texts, colors = strip([-0.001, -2.0, -4.0, -9.0])
+    assert texts[2::2] == ["0.00", "-2.00", "-4.00", "-9.00"]
+    assert colors[0] > colors[1] > colors[2] == colors[3]

@@ -69,32 +69,26 @@ def show(figure, alt: str) -> None:
     display({"image/png": png(figure), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def token_strip(rows, low=-4.0, title="log-prob of each token, in nats"):
-    """Tokens in their order as boxes, darker where the log-prob is lower; `rows` is a list of (label, tokens, values).
+def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
+    """Tokens in their order as boxes with their values, in nats, under them; `rows` is a list of (label, tokens, values).
 
-    Values (nats, at most 0) stand under the tokens; the scale is fixed from `low` to 0, so that strips can be compared.
+    Values are log-probs: darker blue where lower, on a fixed scale from 0 to `low`. With `difference` they are
+    log-ratios, policy − reference: blue and ▲ where the policy gives the token more, amber and ▼ where less, on a
+    fixed scale of ± `low`. A fixed scale means that strips can be compared; what is beyond it has the end's colour.
     """
     figure, (axis,) = new_figure(height=0.5 + 0.95 * len(rows))
-    widest = max(sum(_token_width(token) for token in tokens) for _, tokens, _ in rows)
+    least = 6 if difference else 4  # characters: a log-ratio's mark and sign need room
+    widest = max(sum(_token_width(token, least) for token in tokens) for _, tokens, _ in rows)
     for row, (label, tokens, values) in enumerate(rows):
         x, y = 0.0, -row
         axis.text(-0.6, y, label, ha="right", va="center", fontweight="bold")
         for token, value in zip(tokens, values, strict=True):
-            width = _token_width(token)
-            share = min(1.0, max(0.0, value / low))
-            color = _mix("#FFFFFF", COLORS["other"], share)
+            width = _token_width(token, least)
+            color, text = _difference_look(value, abs(low)) if difference else _log_prob_look(value, low)
             axis.add_patch(Rectangle((x, y - 0.18), width - 0.12, 0.46, facecolor=color, edgecolor="#888888", lw=0.6))
-            axis.text(
-                x + width / 2 - 0.06, y + 0.05, _visible(token), ha="center", va="center", family="DejaVu Sans Mono"
-            )
-            axis.text(
-                x + width / 2 - 0.06,
-                y - 0.34,
-                f"{value:.2f}".replace("-0.00", "0.00"),
-                ha="center",
-                va="center",
-                fontsize=8,
-            )
+            middle = {"ha": "center", "va": "center"}
+            axis.text(x + width / 2 - 0.06, y + 0.05, _visible(token), family="DejaVu Sans Mono", **middle)
+            axis.text(x + width / 2 - 0.06, y - 0.34, text, fontsize=8, **middle)
             x += width
     axis.set_xlim(-0.2 * widest, widest)
     axis.set_ylim(-len(rows) + 0.4, 0.5)
@@ -103,8 +97,20 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats"):
     return figure
 
 
-def _token_width(token):
-    return 0.55 * max(4, len(_visible(token))) + 0.6
+def _log_prob_look(value, low):
+    return _mix("#FFFFFF", COLORS["other"], min(1.0, max(0.0, value / low))), f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _difference_look(value, most):
+    shown = round(value, 2)
+    hue = COLORS["chosen"] if shown > 0 else "#E69F00"  # Okabe-Ito's amber: told from blue by every kind of eye
+    color = _mix("#FFFFFF", hue, 0.75 * min(1.0, abs(shown) / most))
+    mark = "▲ " if shown > 0 else "▼ " if shown < 0 else ""
+    return color, mark + (f"{shown:+.2f}" if shown else "0.00").replace("-", "−")
+
+
+def _token_width(token, least=4):
+    return 0.55 * max(least, len(_visible(token))) + 0.6
 
 
 def _visible(token):
@@ -117,32 +123,10 @@ def _mix(light, dark, share):
     return [a + (b - a) * share for a, b in zip(to_rgb(light), to_rgb(dark), strict=True)]
 
 
-def training_curves(history, steps):
-    """Four panels over the steps of one run: log-ratios of chosen and rejected, margin Δ, KL to the reference, loss.
-
-    `history` is a DataFrame indexed by step with the columns `chosen` and `rejected` (mean log-ratios, nats), `kl`
-    (nats a reply; gaps are left out) and `loss`. The step axis runs to `steps` from the start, so it never jumps.
-    """
-    figure, axes = new_figure(columns=4, height=3.0, width=10.0)
-    _plot_log_ratios(axes[0], history)
-    axes[1].plot(history.index, history["chosen"] - history["rejected"], LINES["margin"], color=COLORS["margin"])
-    kl = history["kl"].dropna()
-    axes[2].plot(kl.index, kl, "-", color=COLORS["ink"], marker="o", ms=3)
-    axes[3].plot(history.index, history["loss"], "-", color=COLORS["ink"])
-    axes[3].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
-    axes[3].annotate("ln 2", (steps, math.log(2)), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8)
-    for axis, text in zip(axes, ("log-ratio, nats", "margin Δ, nats", "KL to reference, nats", "loss"), strict=True):
-        axis.set_title(text, loc="left")
-        axis.set_xlabel("step")
-        axis.set_xlim(0, 1.02 * steps)  # the last marker whole
-    axes[0].legend(fontsize=8)
-    return figure
-
-
 def log_ratios(histories):
     """One panel a run, on one scale: mean log-ratios of chosen and rejected over steps, nats; zero is the reference.
 
-    `histories` is a dict of label → DataFrame as for `training_curves`.
+    `histories` is a dict of label → DataFrame indexed by step with the columns `chosen` and `rejected`.
     """
     figure, axes = new_figure(columns=len(histories), sharey=True)
     for axis, (label, history) in zip(axes, histories.items(), strict=True):

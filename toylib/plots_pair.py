@@ -82,70 +82,93 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
     return figure
 
 
-def beta_panel(axis, kind, delta, limit=6.0, top=2.0) -> dict:
-    """What stands still in a panel of the β explorer, drawn; and, still empty, what `move_to_beta` moves.
-
-    `kind` is "probability", σ(βΔ), or "loss", −log σ(βΔ), both against Δ in ±`limit`; the loss is drawn up to `top`.
-    """
-    level, height, corner = (0.5, 1, "left") if kind == "probability" else (math.log(2), top, "right")
-    axis.axvline(delta, color=COLORS["example"], linewidth=1, linestyle=":")
-    axis.axhline(level, color=COLORS["ink"], linewidth=1, linestyle=":")
-    axis.set(xlim=(-limit, limit), ylim=(-0.04 * height, 1.04 * height))
-    number = {"color": COLORS["example"], "weight": "bold", "ha": corner, "va": "top", "bbox": PLATE}
-    return {
-        "kind": kind,
-        "delta": delta,
-        "top": height,
-        "curve": axis.plot([], [], color=COLORS["ink"])[0],
-        "point": axis.plot([], [], "o", color=COLORS["example"], markersize=8, zorder=4)[0],
-        "number": axis.text(0.03 if corner == "left" else 0.97, 0.95, "", transform=axis.transAxes, **number),
-    }
-
-
-def move_to_beta(panel, beta) -> float:
-    """Draw a `beta_panel` at this β; returns the height of its point. A loss off the scale is a triangle at the top."""
+def of_pair(delta, beta) -> tuple:
+    """What a pair at Δ (nats; a number or an array) has at this β: probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ)."""
     import numpy as np
 
-    deltas = np.linspace(*panel["curve"].axes.get_xlim(), 401)
-    heights = np.logaddexp(0, -beta * np.append(deltas, panel["delta"]))  # the loss: log(1 + exp(−βΔ))
-    if panel["kind"] == "probability":
-        heights = np.exp(-heights)
-    height = float(heights[-1])
+    loss = np.logaddexp(0, -beta * np.asarray(delta, dtype=float))
+    return np.exp(-loss), loss, beta * np.exp(-np.logaddexp(0, beta * np.asarray(delta, dtype=float)))
+
+
+KINDS = {  # of panel: its place in `of_pair`, title, height, no opinion's level and name, the number's corner
+    "probability": (0, "Probability σ(βΔ)", 1, (0.5, "½: no opinion", (5, 5)), "left"),
+    "loss": (1, "Loss −log σ(βΔ)", 2, (math.log(2), "ln 2: no opinion", (5, -13)), "right"),
+    "weight": (2, "Weight β·σ(−βΔ)", 0.6, None, "right"),
+    "path": (2, "The pair's weight, against β", None, None, "left"),
+}
+
+
+def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
+    """What stands still in a panel of the β explorer, drawn; and, still empty, what `move_to_beta` moves: `artists`.
+
+    `kind` is one of `KINDS`: against Δ in ±`limit`; or "path", against β over the range of `betas`, its curve drawn.
+    """
+    import numpy as np
+
+    _, _, top, level, corner = KINDS[kind]
+    if kind == "path":
+        reach = np.geomspace(betas[0], betas[-1], 401)
+        heights = of_pair(delta, reach)[2]
+        top = 1.15 * heights.max()
+        axis.plot(reach, heights, color=COLORS["example"], linewidth=1.5)
+        axis.set(xscale="log", xlim=(betas[0], betas[-1]))
+        axis.xaxis.set_major_formatter("{x:g}")
+    else:
+        axis.axvline(delta, color=COLORS["example"], linewidth=1, linestyle=":")
+        axis.set_xlim(-limit, limit)
+    if level:
+        axis.axhline(level[0], color=COLORS["ink"], linewidth=1, linestyle=":")
+    axis.set_ylim(-0.04 * top, 1.04 * top)
+    number = {"color": COLORS["example"], "weight": "bold", "ha": corner, "va": "top", "bbox": PLATE}
+    curve = axis.plot([], [], color=COLORS["ink"], linewidth=2)[0]
+    point = axis.plot([], [], "o", color=COLORS["example"], markersize=8, zorder=4)[0]
+    text = axis.text(0.03 if corner == "left" else 0.97, 0.95, "", transform=axis.transAxes, **number)
+    return {"kind": kind, "delta": delta, "top": top, "artists": [curve, text, point]}
+
+
+def move_to_beta(panel, beta) -> None:
+    """Draw a `beta_panel` at this β. What is off the scale is a triangle at the top."""
+    import numpy as np
+
+    curve, text, point = panel["artists"]
+    place = KINDS[panel["kind"]][0]
+    height = float(of_pair(panel["delta"], beta)[place])
+    if panel["kind"] != "path":
+        deltas = np.linspace(*curve.axes.get_xlim(), 401)
+        curve.set_data(deltas, of_pair(deltas, beta)[place])
     above = height > panel["top"]
-    panel["curve"].set_data(deltas, heights[:-1])
-    panel["point"].set_data([panel["delta"]], [panel["top"] if above else height])
-    panel["point"].set_marker("^" if above else "o")
-    panel["number"].set_text(f"{height:.4f}")
-    return height
+    point.set_data([beta if panel["kind"] == "path" else panel["delta"]], [panel["top"] if above else height])
+    point.set_marker("^" if above else "o")
+    text.set_text(f"{height:.4f}")
 
 
-def beta_panels(delta, limit=6.0) -> tuple[Figure, list]:
-    """A figure with a probability and a loss `beta_panel` side by side, and the two panels."""
-    figure, axes = new_figure(columns=2)
+def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10)) -> tuple[Figure, list]:
+    """A figure with a `beta_panel` of each kind side by side, and the panels; `betas` is the range of a "path"."""
+    figure, axes = new_figure(columns=len(kinds))
     panels = []
-    for axis, kind, title in zip(axes, ("probability", "loss"), ("Probability σ(βΔ)", "Loss −log σ(βΔ)"), strict=True):
-        panels.append(beta_panel(axis, kind, delta, limit))
-        axis.set_title(title, loc="left")
-        axis.set_xlabel("Δ (nats)")
-    note = {"textcoords": "offset points", "color": COLORS["ink"]}
-    axes[0].annotate("½: no opinion", (-limit, 0.5), (5, 5), **note)
-    axes[1].annotate("ln 2: no opinion", (-limit, math.log(2)), (5, -13), **note)
+    for axis, kind in zip(axes, kinds, strict=True):
+        panels.append(beta_panel(axis, kind, delta, limit, betas))
+        axis.set_title(KINDS[kind][1], loc="left")
+        axis.set_xlabel("β" if kind == "path" else "Δ (nats)")
+        if level := KINDS[kind][3]:
+            height, name, offset = level
+            axis.annotate(name, (-limit, height), offset, textcoords="offset points", color=COLORS["ink"])
     return figure, panels
 
 
-def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0) -> Figure:
-    """The β explorer at several β at once: probabilities above, losses below, one column for each β."""
+def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
+    """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
     import matplotlib
 
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(8.6, 4.4), dpi=100, layout="constrained")
-        rows = figure.subplots(2, len(betas), sharex=True, sharey="row")
-        for axes, kind, label in zip(rows, ("probability", "loss"), ("σ(βΔ)", "loss −log σ(βΔ)"), strict=True):
-            axes[0].set_ylabel(label)
+        rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
+        for axes, kind in zip(rows, kinds, strict=True):
+            axes[0].set_ylabel(KINDS[kind][1])
             for axis, beta in zip(axes, betas, strict=True):
                 move_to_beta(beta_panel(axis, kind, delta, limit), beta)
         for axis, beta in zip(rows[0], betas, strict=True):
             axis.set_title(f"β = {beta:g}")
-        for axis in rows[1]:
+        for axis in rows[-1]:
             axis.set_xlabel("Δ (nats)")
     return figure

@@ -1,54 +1,108 @@
 """Live figures around `plots`: a slider, a picture that follows it, and a static picture for pages without a kernel.
 
-Only core widgets that ipywidgets 7.7 and 8 share. A figure is laid out and drawn once; a move of the slider draws only
-the artists that change on top of the saved background. That is several times faster than drawing it all again.
+Only core widgets that ipywidgets 7.7 and 8 share. A figure is laid out once, and what changes is drawn ahead, for every
+position of the slider, as a transparent layer of a few kilobytes. The page itself then changes layers: no way to the
+kernel and back, so the figure keeps up with the hand, also while the kernel is busy training.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import math
+import time
 
-from toylib import plots, plots_pair
+from toylib import plots, plots_pair, plots_training
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+REST = 0.1  # seconds until the page, which waits for the answer, tells of the next move: its time goes to drawing
 _open: dict[str, tuple[str, list]] = {}  # notebook cell -> the run of it that made the live figures in the list
 
 
 def live_figure(figure, artists, update, slider, readout):
-    """A `VBox` of `slider`, `readout` (an `HTML` widget) and an `Image` of `figure` that follow the slider's value.
+    """A `VBox` whose picture of `figure` and whose numbers follow `slider`, a `SelectionSlider`.
 
-    `update(value)` changes `artists`, the only ones that may change, and returns the readout's HTML. It must not touch
-    axis limits: they are part of the background, like everything that is not in `artists`.
+    `update(value)` changes `artists`, the only ones that may change, and returns the numbers as HTML; it is called here
+    once for each option of the slider, and not again. It must not touch axis limits: they are part of the background,
+    like everything that is not in `artists`. The numbers stand under the picture, where they cannot push it about;
+    `readout`, an `HTML` widget, takes them too, unseen, as what a screen reader reads.
     """
     import ipywidgets
+
+    values = [option[1] if isinstance(option, tuple) else option for option in slider.options]
+    update(slider.value)  # before the layout, so that it has seen the artists with something in them
+    canvas = _laid_out(figure, artists)
+    background = _data_url(_pixels(canvas).convert("RGB").quantize(128))
+    texts, pages, shared = [], [], {}
+    for value in values:
+        texts.append(update(value))
+        canvas.renderer.clear()
+        for artist in artists:
+            artist.draw(canvas.renderer)
+        layer = _data_url(_pixels(canvas).quantize(64))
+        picture = f'<img alt="" decoding="sync" src="{layer}">'
+        pages.append(ipywidgets.HTML(f'<div aria-hidden="true">{picture}{texts[-1]}</div>', **shared))
+        shared = {"layout": pages[0].layout, "style": pages[0].style}
+    update(slider.value)
+
+    width = f"{figure.bbox.width:.0f}px"
+    frames = ipywidgets.Tab(pages, selected_index=slider.index, layout={"width": "100%", "max_width": width})
+    name = f"toylib-{frames.model_id}"
+    frames.add_class(name)
+    look = ipywidgets.HTML(
+        FRAMES_LOOK.replace("NAME", name).replace("BACKGROUND", background), layout={"display": "none"}
+    )
+    readout.layout.height, readout.layout.margin, readout.layout.overflow = "1px", "0", "hidden"  # unseen, not unspoken
+    readout.value = texts[slider.index]
+
+    def speak(change):
+        readout.value = texts[change["new"]]
+        time.sleep(REST)
+
+    slider.observe(speak, names="index")
+    box = ipywidgets.VBox([slider, readout, frames, look])
+    box.link = ipywidgets.jsdlink((slider, "index"), (frames, "selected_index"))
+    return box
+
+
+# Pages without tabs, frame and margin; under each layer the figure's background. The same classes in ipywidgets 7 and 8,
+# but for the tab bar's.
+FRAMES_LOOK = """<style>
+.NAME > .lm-TabBar, .NAME > .p-TabBar { display: none !important }
+.NAME > .widget-tab-contents { border: 0 !important; padding: 0 !important; background: none !important; overflow: hidden }
+.NAME .widget-html-content { margin: 0 }
+.NAME img { display: block; width: 100%; background: url(BACKGROUND) 0 0 / 100% 100% }
+</style>"""
+
+
+def _laid_out(figure, artists):
+    """The figure's canvas, on it all but the artists; they are left out of every drawing of the figure from here on."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image as Picture
 
     canvas = FigureCanvasAgg(figure)
-    update(slider.value)  # before the layout, so that it has seen the artists with something in them
-    canvas.draw()
-    figure.set_layout_engine("none")
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # lays it out, once
+        figure.set_layout_engine("none")
     for artist in artists:
-        artist.set_animated(True)  # leaves it out of canvas.draw()
+        artist.set_animated(True)
     canvas.draw()
-    background = canvas.copy_from_bbox(figure.bbox)
-    image = ipywidgets.Image(format="png", layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"})
+    return canvas
 
-    def redraw(change=None):
-        text = update(slider.value)
-        canvas.restore_region(background)
-        for artist in artists:
-            artist.draw(canvas.get_renderer())
-        encoded = io.BytesIO()
-        pixels = Picture.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
-        pixels.convert("RGB").save(encoded, "PNG", compress_level=1)
-        image.value = encoded.getvalue()
-        readout.value = text
 
-    redraw()
-    slider.observe(redraw, names="value")
-    return ipywidgets.VBox([slider, readout, image])
+def _pixels(canvas):
+    from PIL import Image
+
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba()))
+
+
+def _png(picture) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG", compress_level=6)
+    return encoded.getvalue()
+
+
+def _data_url(picture) -> str:
+    return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
 
 
 def show_live(box, picture: bytes, alt: str) -> None:
@@ -73,11 +127,18 @@ def show_live(box, picture: bytes, alt: str) -> None:
 
 def close(box) -> None:
     """Close a live figure: its widgets with their layouts and styles, and what listens to them."""
-    for widget in (*box.children, box):
-        widget.unobserve_all()
-        for part in (getattr(widget, "style", None), widget.layout, widget):
-            if part is not None:
-                part.close()
+    for child in getattr(box, "children", ()):
+        close(child)
+    box.unobserve_all()
+    for part in (getattr(box, "link", None), getattr(box, "style", None), box.layout, box):
+        if part is not None:
+            part.close()
+
+
+def readout(*entries) -> str:
+    """Numbers as one line of HTML, for `live_figure`: a screen reader speaks it when it changes."""
+    spans = " ".join(f'<span style="margin-right: 2em; white-space: nowrap">{entry}</span>' for entry in entries)
+    return f'<div aria-live="polite" style="font-variant-numeric: tabular-nums">{spans}</div>'
 
 
 def _cell_and_run() -> tuple[str, str]:
@@ -88,10 +149,12 @@ def _cell_and_run() -> tuple[str, str]:
     return message.get("metadata", {}).get("cellId", ""), message.get("header", {}).get("msg_id", "")
 
 
-def beta_explorer(chosen_logratio: float = 0.9, rejected_logratio: float = -1.3, beta: float = 0.1) -> None:
+def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=False) -> None:
     """A slider for β, 0.01 to 10: what it makes of one pair's Δ, in nats, as a probability and as a DPO loss.
 
-    The static picture shows four β side by side. `ValueError` for a `beta` off the slider, or a Δ that is not finite.
+    With `weight` the panels are the loss, the weight β·σ(−βΔ) that the pair's gradient has (DPO paper, section 4), and
+    that weight against β. The static picture shows four β side by side. `ValueError` for a `beta` off the slider, or a
+    Δ that is not finite.
     """
     import ipywidgets
 
@@ -101,48 +164,44 @@ def beta_explorer(chosen_logratio: float = 0.9, rejected_logratio: float = -1.3,
     if not 0.01 <= beta <= 10:
         raise ValueError(f"beta must be from 0.01 to 10, got {beta!r}")
     limit = max(6.0, math.ceil(1.5 * abs(delta)))
-    figure, panels = plots_pair.beta_panels(delta, limit)
+    positions = sorted({float(f"{10 ** (step / 20):.2g}") for step in range(-40, 21)} | {beta})
+    kinds = ("loss", "weight", "path") if weight else ("probability", "loss")
+    figure, panels = plots_pair.beta_panels(delta, limit, kinds, positions)
 
     def update(beta):
-        probability, loss = (plots_pair.move_to_beta(panel, beta) for panel in panels)
-        return _readout(
-            f"β = {beta:.4f}",
-            f"βΔ = {beta * delta:.4f}",
-            f"probability σ(βΔ) = {probability:.4f}",
-            f"loss −log σ(βΔ) = {loss:.4f}",
-        )
+        for panel in panels:
+            plots_pair.move_to_beta(panel, beta)
+        probability, loss, pull = plots_pair.of_pair(delta, beta)
+        entries = [f"β = {beta:g}", f"βΔ = {beta * delta:.4f}"]
+        entries += [f"probability σ(βΔ) = {probability:.4f}", f"loss −log σ(βΔ) = {loss:.4f}"]
+        entries += [f"σ(−βΔ) = {pull / beta:.4f}", f"weight β·σ(−βΔ) = {pull:.4f}"] if weight else []
+        return readout(*entries)
 
-    slider = ipywidgets.FloatLogSlider(
+    slider = ipywidgets.SelectionSlider(
+        options=[(f"{position:g}", position) for position in positions],
         value=beta,
-        base=10,
-        min=-2,
-        max=1,
-        step=0.05,
         description="β",
         continuous_update=True,
-        readout_format=".3g",
         layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
     )
-    artists = [panel[name] for panel in panels for name in ("curve", "number", "point")]
+    artists = [artist for panel in panels for artist in panel["artists"]]
     box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
-    betas = (0.05, 0.1, 0.5, 2.0)
-    show_live(box, plots.png(plots_pair.beta_grid(delta, betas, limit)), _beta_alt(delta, betas))
+    betas = (0.1, 0.5, 1.0, 3.0) if weight else (0.05, 0.1, 0.5, 2.0)
+    picture = plots.png(plots_pair.beta_grid(delta, betas, limit, ("loss", "weight") if weight else kinds))
+    show_live(box, picture, _beta_alt(delta, betas, weight))
 
 
-def _readout(*entries) -> str:
-    """The numbers as one line of text that a screen reader speaks when it changes."""
-    spans = " ".join(f'<span style="margin-right: 2em; white-space: nowrap">{entry}</span>' for entry in entries)
-    return f'<div aria-live="polite" style="font-variant-numeric: tabular-nums">{spans}</div>'
-
-
-def _beta_alt(delta, betas) -> str:
-    losses = [math.log1p(math.exp(-abs(beta * delta))) + max(0, -beta * delta) for beta in betas]
-    rows = (f"{b:g} gives {math.exp(-loss):.4f} and {loss:.4f}" for b, loss in zip(betas, losses, strict=True))
-    return f"Probability σ(βΔ) and loss −log σ(βΔ) at Δ = {delta:.4f}. β = " + "; ".join(rows) + "."
+def _beta_alt(delta, betas, weight) -> str:
+    rows = []
+    for beta in betas:
+        probability, loss, pull = plots_pair.of_pair(delta, beta)
+        rows.append(f"{beta:g} gives {loss if weight else probability:.4f} and {pull if weight else loss:.4f}")
+    what = "Loss −log σ(βΔ) and weight β·σ(−βΔ)" if weight else "Probability σ(βΔ) and loss −log σ(βΔ)"
+    return f"{what} at Δ = {delta:.4f}. β = " + "; ".join(rows) + "."
 
 
 def watch_training(beta: float, steps: int, kl=None, every: int = 10):
-    """An `on_step` for `train_dpo`: the curves of `plots.training_curves`, drawn anew at every `every`-th step.
+    """An `on_step` for `train_dpo`: chosen, rejected, margin, accuracy, KL and loss as curves, at every `every`-th step.
 
     `kl(policy)` returns the KL to the reference in nats per reply; it is asked at those steps and joins the history as
     `kl`. `beta` is the one trained with: the log-ratios drawn are rewards divided by it.
@@ -150,34 +209,37 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
     import pandas
     from IPython.display import display
 
-    rows, handle = [], None
+    figure, lines = plots_training.training_panels(steps)
+    rows, handle, palette = [], None, None
+    canvas = background = None
 
     def on_step(step, metrics, policy):
-        nonlocal handle
+        nonlocal handle, canvas, background, palette
         due = step % every == 0 or step == steps
         metrics["kl"] = kl(policy) if kl is not None and (due or step == 1) else math.nan
-        rows.append(
-            {
-                "step": step,
-                "chosen": metrics["rewards/chosen"] / beta,
-                "rejected": metrics["rewards/rejected"] / beta,
-                "kl": metrics["kl"],
-                "loss": metrics["loss"],
-            }
-        )
+        row = {name: metrics[f"rewards/{name}"] / beta for name in ("chosen", "rejected")}
+        row |= {"margin": row["chosen"] - row["rejected"], "accuracy": metrics["rewards/accuracies"]}
+        rows.append(row | {"step": step, "kl": metrics["kl"], "loss": metrics["loss"]})
         if not due:
             return
-        last = rows[-1]
+        if plots_training.show_history(lines, pandas.DataFrame(rows).set_index("step")) or canvas is None:
+            canvas = _laid_out(figure, lines.values())
+            background = canvas.copy_from_bbox(figure.bbox)
+        canvas.restore_region(background)
+        for line in lines.values():
+            line.draw(canvas.renderer)
+        pixels = _pixels(canvas).convert("RGB")
+        palette = palette or pixels.quantize(128)
         alt = (
-            f"Training curves at step {step} of {steps}: log-ratio of chosen {last['chosen']:+.2f}, of rejected "
-            f"{last['rejected']:+.2f}, margin {last['chosen'] - last['rejected']:.2f}, loss {last['loss']:.3f}."
+            f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
+            f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "
+            f"loss {metrics['loss']:.3f}."
         )
-        picture = plots.png(plots.training_curves(pandas.DataFrame(rows).set_index("step"), steps))
-        bundle, metadata = {"image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}}
+        bundle = {"image/png": _png(pixels.quantize(palette=palette, dither=0)), "text/plain": alt}
         if handle is None:
             print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
-            handle = display(bundle, metadata=metadata, raw=True, display_id=True)
+            handle = display(bundle, metadata={"image/png": {"alt": alt}}, raw=True, display_id=True)
         else:
-            handle.update(bundle, metadata=metadata, raw=True)
+            handle.update(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
     return on_step

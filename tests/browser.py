@@ -1,0 +1,154 @@
+"""Notebooks in a real browser: a Jupyter server on a folder, Chromium on a page of it, and the few things done there."""
+
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NO_BROWSER = "Chromium is not installed (Debian: apt install chromium)"
+
+READY = """() => {
+    const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+    const kernel = context?.session?.kernel;
+    return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
+}"""
+# Whether all cells ran since the kernel was started: their numbers are 1 to n, and the kernel rests.
+RAN = """() => {
+    const widget = window.jupyterapp.shell.currentWidget;
+    const cells = [...widget.content.model.cells].filter(cell => cell.type === 'code');
+    return cells.every((cell, at) => cell.executionCount === at + 1 && cell.executionState !== 'running')
+        && widget.sessionContext.session.kernel.status === 'idle';
+}"""
+OUTPUTS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(cell => cell.type === 'code')
+    .flatMap(cell => cell.outputs.toJSON())"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def jupyter(folder, home, environment, *options, command=(sys.executable, "-m", "jupyterlab")):
+    """A Jupyter server on `folder`, its settings and sessions under `home`; yields a function from path to address."""
+    home.mkdir(parents=True, exist_ok=True)
+    places = {
+        "JUPYTER_CONFIG_DIR": home / "config",
+        "JUPYTER_DATA_DIR": home / "data",
+        "JUPYTER_RUNTIME_DIR": home / "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": home / "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
+        "IPYTHONDIR": home / "ipython",
+    }
+    port, token, log = free_port(), secrets.token_hex(16), home / "server.log"
+    settings = ("--no-browser", "--allow-root", f"--port={port}", *options)
+    environment = environment | {name: str(place) for name, place in places.items()} | {"JUPYTER_TOKEN": token}
+    with log.open("w") as words:
+        process = subprocess.Popen([*command, *settings], cwd=folder, env=environment, stdout=words, stderr=words)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.25)
+        yield lambda path: f"http://127.0.0.1:{port}/{path}?token={token}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def chromium(width=1400, height=900):
+    """A page of a fresh headless Chromium; `page.complaints` collects what it reports as errors."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(60_000)
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+        yield page
+        browser.close()
+
+
+def run_all(page, timeout=600):
+    """All cells of the notebook that JupyterLab shows, in a restarted kernel; waits for the end, `timeout` seconds."""
+    page.wait_for_function(READY)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_timeout(1000)
+    page.wait_for_function(RAN, timeout=1000 * timeout)
+
+
+def scroll_to(page, found):
+    """Bring `found` into view; JupyterLab attaches cells only when they are scrolled to."""
+    cells = page.locator(".jp-Cell, .cell")
+    for number in range(cells.count()):
+        if found.count():
+            break
+        cells.nth(number).scroll_into_view_if_needed()
+        page.wait_for_timeout(100)
+    found.first.scroll_into_view_if_needed()
+
+
+class LiveFigure:
+    """One live figure of a page, in ipywidgets 7 or 8: its slider, and what follows it."""
+
+    def __init__(self, page, box):
+        self.page, self.box = page, box
+        self.handle = box.locator(".noUi-handle, .ui-slider-handle")
+        self.value = box.locator(".widget-slider .widget-readout")
+        self.picture = box.locator(".widget-tab-contents img:visible")
+
+    def now(self):
+        """The slider's value, the numbers under it, what a screen reader is told, and the picture's own data."""
+        # `innerText` leaves out what is hidden: only the page of this position counts.
+        numbers = self.box.locator(".widget-tab-contents").inner_text()
+        spoken = self.box.locator(".widget-html [aria-live]").evaluate_all(
+            "all => all.filter(one => !one.closest('[aria-hidden]')).map(one => one.textContent).join()"
+        )
+        return self.value.inner_text(), numbers, spoken, self.picture.get_attribute("src")
+
+    def after(self, before):
+        """What is shown once all of it has changed, or after 20 seconds."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and any(a == b for a, b in zip(before, self.now(), strict=True)):
+            self.page.wait_for_timeout(50)
+        self.page.wait_for_timeout(300)
+        return self.now()
+
+    def drag(self, pixels):
+        self.handle.hover()
+        box = self.handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.down()
+        self.page.mouse.move(x + pixels, y, steps=12)
+        self.page.mouse.up()
+
+    def press(self, key):
+        self.handle.focus()
+        self.page.keyboard.press(key)
+
+    def check(self, share):
+        """Drag it by a share of its track, press a key and press it back: all that is shown follows each time."""
+        start = self.now()
+        self.drag(share * self.box.locator(".widget-slider .slider").bounding_box()["width"])
+        dragged = self.after(start)
+        assert all(a != b for a, b in zip(start, dragged, strict=True)), (start[:3], dragged[:3])
+        key, back = ("ArrowLeft", "ArrowRight") if share > 0 else ("ArrowRight", "ArrowLeft")
+        self.press(key)
+        pressed = self.after(dragged)
+        assert all(a != b for a, b in zip(dragged, pressed, strict=True)), (dragged[:3], pressed[:3])
+        self.press(back)
+        assert self.after(pressed) == dragged
+        assert f"β = {dragged[0]}" in dragged[1] and f"β = {dragged[0]}" in dragged[2]
