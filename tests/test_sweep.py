@@ -1,0 +1,202 @@
+"""A sweep over β: every run alike but for β, its tables in nats; the shipped sweep whole; the β lab shows what it holds."""
+
+import html
+import math
+
+import pytest
+import torch
+from conftest import ROOT
+from tiny import PAIRS, tiny_model, tiny_tokenizer
+
+from toylib import fingerprint, plots, plots_sweep, train_dpo, widgets_lab
+from toylib.preferences import load_prompts
+from toylib.report import JUDGED, report
+from toylib.sweep import RESULTS, load_sweep, save_sweep, sweep_beta
+
+PROMPTS = ["Customer: my order is late . Agent:", "Customer: is my order lost Agent:"]
+INTENTS = ["late_order", "late_order"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    before = fingerprint(model)
+    sweep = sweep_beta(
+        model,
+        tokenizer,
+        PAIRS,
+        (0.05, 2.0),
+        prompts=PROMPTS,
+        intents=INTENTS,
+        shown=PROMPTS[:1],
+        eval_pairs=PAIRS[:2],
+        steps=4,
+        batch_size=2,
+        learning_rate=1e-2,
+        measured_at=(2,),
+        seeds=(0, 1),
+    )
+    assert fingerprint(model) == before, "the model itself was trained"
+    return sweep
+
+
+def test_every_run_of_a_sweep_is_train_dpo_with_that_beta_and_seed(small):
+    _, history = train_dpo(
+        tiny_model(), tiny_tokenizer(), PAIRS, beta=2.0, learning_rate=1e-2, steps=4, batch_size=2, seed=1
+    )
+    run = small.curves[(small.curves["beta"] == 2.0) & (small.curves["seed"] == 1)].set_index("step")
+    assert run["loss"].tolist() == pytest.approx(history["loss"].tolist())
+    assert run["chosen"].tolist() == pytest.approx((history["rewards/chosen"] / 2.0).tolist())
+
+
+def test_curves_are_in_nats_so_that_a_common_first_update_shows_the_same_margin_at_every_beta(small):
+    first = small.curves[small.curves["step"] == 2].pivot(index="seed", columns="beta", values="margin")
+    assert (first[0.05] - first[2.0]).abs().max() < 0.02 * first.abs().max().max() > 0
+
+
+def test_curves_margin_is_chosen_minus_rejected_and_held_out_pairs_are_measured_at_some_steps(small):
+    curves = small.curves
+    assert (curves["margin"] - curves["chosen"] + curves["rejected"]).abs().max() < 1e-4
+    assert curves["heldout_accuracy"].notna().sum() == len(curves)  # four steps: evaluated at each
+    assert set(curves["beta"]) == {0.05, 2.0} and set(curves["seed"]) == {0, 1} and len(curves) == 16
+
+
+def test_quality_begins_with_the_model_itself_and_is_measured_where_asked_and_at_the_end(small):
+    quality = small.quality
+    assert quality.groupby(["beta", "seed"])["step"].apply(list).tolist() == [[0, 2, 4]] * 4
+    assert quality.loc[quality["step"] == 0, "kl"].abs().max() < 1e-9
+    assert (quality.loc[quality["step"] == 4, "kl"] > 0).all()
+    assert {"kl_error", *JUDGED, "win", "win_low", "win_high"} <= set(quality.columns)
+
+
+def test_replies_are_kept_of_the_last_step_for_every_run(small):
+    assert len(small.replies) == 4 and set(small.replies["step"]) == {4}
+    assert set(small.replies["prompt"]) == set(PROMPTS[:1])
+
+
+def test_a_saved_sweep_is_read_back(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("toylib.sweep.RESULTS", tmp_path / "results")
+    save_sweep(small, "tiny")
+    again = load_sweep("tiny")
+    for ours, theirs in zip(small, again, strict=True):
+        assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs)
+    assert again.quality["kl"].tolist() == pytest.approx(small.quality["kl"].tolist(), rel=1e-3, abs=1e-6)
+
+
+def test_report_without_a_baseline_has_no_win_rate_and_with_one_the_model_ties_with_itself():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    row, texts = report(model, model, tokenizer, PROMPTS, INTENTS, seed=1)
+    assert "win" not in row and len(texts) == 2 and row["kl"] == pytest.approx(0, abs=1e-12)
+    again, _ = report(model, model, tokenizer, PROMPTS, INTENTS, [row["score"]] * 2, seed=1)
+    assert again["win"] == 0.5
+
+
+# ---- the shipped sweep ----
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_sweep("beta")
+
+
+def test_the_shipped_sweep_is_whole(shipped):
+    betas, seeds = sorted(shipped.quality["beta"].unique()), sorted(shipped.quality["seed"].unique())
+    assert len(betas) >= 6 and betas[0] == 0.02 and betas[-1] == 5 and seeds == [0, 1, 2]
+    runs = shipped.quality.groupby(["beta", "seed"])["step"].apply(list)
+    assert len(runs) == len(betas) * len(seeds) and runs.map(tuple).nunique() == 1
+    assert not shipped.quality.isna().any().any() and not shipped.replies.isna().any().any()
+    assert shipped.replies.groupby(["beta", "seed"]).size().nunique() == 1
+    assert shipped.curves.groupby(["beta", "seed"])["step"].max().nunique() == 1
+
+
+def test_the_shipped_sweep_began_at_ln_2_and_with_one_model(shipped):
+    first = shipped.curves[shipped.curves["step"] == 1]
+    assert (first["loss"] - math.log(2)).abs().max() < 1e-3 and first["margin"].abs().max() < 1e-3
+    untrained = shipped.quality[shipped.quality["step"] == 0]
+    assert untrained.groupby("seed")["score"].nunique().max() == 1
+
+
+def test_the_shipped_replies_answer_held_out_prompts_and_the_worked_example(shipped):
+    asked = set(shipped.replies["prompt"])
+    assert asked - set(load_prompts("test")["prompt"]) == {"Customer: My order is late.\nAgent:"}
+
+
+def test_the_shipped_results_stay_small():
+    assert sum(path.stat().st_size for path in RESULTS.glob("*")) < 600_000
+
+
+@pytest.mark.slow
+def test_a_shipped_policy_can_be_trained_again(shipped):
+    """Twenty steps of one run, by the function that made them: the same margins, up to the machine's rounding."""
+    from toylib import load_model, load_preferences
+
+    model, tokenizer = load_model("support-lm", device="cpu")
+    _, history = train_dpo(
+        model, tokenizer, load_preferences("support"), beta=0.5, steps=20, batch_size=12, learning_rate=1e-4, seed=1
+    )
+    curves = shipped.curves
+    run = curves[(curves["beta"] == 0.5) & (curves["seed"] == 1) & (curves["step"] <= 20)].set_index("step")
+    ours = history.loc[run.index, "rewards/margins"] / 0.5
+    assert torch.allclose(torch.tensor(ours.tolist()), torch.tensor(run["margin"].tolist()), rtol=0.02, atol=0.02)
+
+
+# ---- figures and the lab ----
+
+
+def test_every_beta_looks_the_same_in_all_figures_and_no_two_alike():
+    looks = plots_sweep.look_of([5.0, 0.1, 0.02])
+    assert looks == plots_sweep.look_of([0.02, 0.1, 5.0])
+    assert len({look["marker"] for look in looks.values()}) == len({look["color"] for look in looks.values()}) == 3
+
+
+def test_end_labels_are_moved_apart():
+    _, (axis,) = plots.new_figure()
+    axis.set_ylim(0, 1)
+    plots_sweep.label_ends(axis, 1, [(0.50, 0.1), (0.51, 0.2), (0.9, 5)])
+    places = [text.xy[1] for text in axis.texts]
+    assert places[0] == 0.5 and places[1] >= 0.55 and places[2] == 0.9
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda sweep: plots_sweep.first_steps(sweep.curves),
+        lambda sweep: plots_sweep.by_beta(sweep.quality[sweep.quality["step"] == sweep.quality["step"].max()]),
+        lambda sweep: plots_sweep.frontier(sweep.quality, extra=sweep.quality.assign(beta=0.3)),
+        lambda sweep: plots_sweep.overfit(sweep.curves, sweep.quality, sweep.quality["beta"].min()),
+    ],
+)
+def test_figures_are_drawn_from_the_shipped_and_from_a_small_sweep(figure, shipped, small):
+    for sweep in (shipped, small):
+        assert plots.png(figure(sweep)).startswith(b"\x89PNG")
+
+
+def test_the_lab_shows_the_numbers_and_replies_of_the_chosen_beta(shipped, monkeypatch):
+    made = []
+    monkeypatch.setattr("toylib.widgets_lab.show_live", lambda *shown: made.append(shown))
+    widgets_lab.beta_lab(shipped, beta=0.1)
+    (box, picture, alt) = made[0]
+    slider, readout = box.children[:2]
+    for beta in (0.02, 5.0):
+        slider.value = beta
+        last = shipped.quality[(shipped.quality["beta"] == beta) & (shipped.quality["step"] == 160)].mean()
+        mine = shipped.replies[(shipped.replies["beta"] == beta) & (shipped.replies["seed"] == 0)]
+        assert f"β = {beta:g}" in readout.value and f"{last['kl']:.2f} ± {last['kl_error']:.2f}" in readout.value
+        assert f"win rate {last['win']:.2f}" in readout.value
+        shown = html.unescape(readout.value)
+        assert all(reply.strip() in shown for reply in mine["reply"])
+    assert picture.startswith(b"\x89PNG") and "β 0.02" in alt and "win rate" in alt
+
+
+def test_a_beta_that_was_not_trained_is_refused(shipped):
+    with pytest.raises(ValueError, match=r"β = 0.3 is not in this sweep; it has 0\.02"):
+        widgets_lab.beta_lab(shipped, beta=0.3)
+
+
+def test_replies_cannot_break_the_page(small):
+    table = small.replies.assign(reply="<b>no</b>", prompt="Customer: <i>\nAgent:")
+    assert "<b>" not in widgets_lab.reply_table(table) and "&lt;b&gt;no" in widgets_lab.reply_table(table)
+
+
+def test_the_script_that_made_the_sweep_is_the_one_the_data_card_names():
+    assert (ROOT / "data" / "sweep.py").is_file() and "data/sweep.py" in (ROOT / "data" / "README.md").read_text()
