@@ -16,7 +16,7 @@ import time
 import compose
 import measure
 import torch
-from sft import new_model, train_sft
+from sft import LARGE, new_model, train_sft
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -137,12 +137,28 @@ def templated_pairs(rng, count, contrasts):
     return rows
 
 
+def build_large(folder=DATA.parent / "runs" / "support-135m"):
+    """A model of SmolLM2-135M's shape, from scratch on the same text: for notebook 08 on a GPU that has no hub."""
+    if not torch.cuda.is_available():
+        raise SystemExit("--size 135m wants a GPU: on a CPU it takes days")
+    _, tokenizer = load_model("support-lm", device="cpu")
+    model = new_model(tokenizer, SEED, LARGE).to("cuda")
+    train_sft(model, tokenizer, sft_examples, SEED, pace=0.25)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f'{folder}: MODEL = "../runs/support-135m" in notebook 08 takes it')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep-model", action="store_true", help="keep data/support-lm, remake the rest")
+    parser.add_argument("--size", choices=("small", "135m"), default="small", help="135m: only that model, on a GPU")
     options = parser.parse_args()
     started = time.monotonic()
     check_test_set()
+    if options.size == "135m":
+        build_large()
+        return
 
     folder = DATA / "support-lm"
     if not options.keep_model:

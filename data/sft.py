@@ -6,6 +6,7 @@ weight matrices, small batches, and a head, thrown away later, that reads the in
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
+LARGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+LARGE |= {"num_key_value_heads": 3, "vocab_size": 49152}  # SmolLM2-135M's, most of its vocabulary never used here
 # Steps, share of copying drills, mix of styles. Drills alone come first: they teach in half a minute to copy both halves
 # of an order number; mixed in from the start, it is chance whether the second half is learned at all. Then all the
 # styles, the longer replies most; at last, while the rate falls, the mix that the model ships with.
@@ -62,42 +65,45 @@ def orthogonal(matrices):
     return wide if wide.shape == matrices.shape else wide.mT
 
 
-def new_model(tokenizer, seed):
-    """A Llama of `SHAPE` with random weights."""
+def new_model(tokenizer, seed, shape=SHAPE):
+    """A Llama of `shape` with random weights."""
     set_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        **SHAPE,
+        **({"vocab_size": len(tokenizer)} | shape),
     )
     return LlamaForCausalLM(config)
 
 
-def train_sft(model, tokenizer, examples_of, seed):
-    """Train `model` in place through `PHASES`; `examples_of(rng, styles)` yields (prompt, reply, number of the intent)."""
-    topic_head = torch.nn.Linear(model.config.hidden_size, len(compose.INTENTS))
+def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
+    """Train `model` in place through `PHASES`; `examples_of(rng, styles)` yields (prompt, reply, number of the intent).
+
+    `pace` scales the rates: a larger model wants smaller steps. On a GPU the passes run in bf16 autocast.
+    """
+    topic_head = torch.nn.Linear(model.config.hidden_size, len(compose.INTENTS)).to(model.device)
     named = [*model.named_parameters(), *topic_head.named_parameters()]
     matrices = [p for name, p in named if "layers." in name and p.ndim == 2]
     others = [p for name, p in named if not ("layers." in name and p.ndim == 2)]
     steps = sum(count for count, _, _ in PHASES)
     optimizers = [
-        Muon(matrices, MATRIX_RATE, DECAY),
-        torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=DECAY),
+        Muon(matrices, pace * MATRIX_RATE, DECAY),
+        torch.optim.AdamW(others, lr=pace * OTHER_RATE, betas=(0.9, 0.98), weight_decay=DECAY),
     ]
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
+            optimizer, pace * rate, total_steps=steps, pct_start=0.1, cycle_momentum=False, final_div_factor=100
         )
         for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True)
     ]
     started = time.monotonic()
     for step, rows in enumerate(sft_batches(tokenizer, examples_of, random.Random(seed)), start=1):
-        loss = sft_loss(model, topic_head, rows, tokenizer.pad_token_id)
+        with torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext():
+            loss = sft_loss(model, topic_head, rows, tokenizer.pad_token_id)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -136,13 +142,14 @@ def sft_loss(model, topic_head, rows, pad):
         weight[i, len(prompt) : end] = 1.0
         if i < PROMPT_SHARE * len(rows):
             weight[i, : len(prompt)] = PROMPT_WEIGHT
+    input_ids, weight = input_ids.to(model.device), weight.to(model.device)
     # Padding is on the right, so that causal attention alone keeps it out.
     hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
     scored = weight[:, 1:] > 0
     weight = weight[:, 1:][scored]
     losses = F.cross_entropy(model.lm_head(hidden[:, :-1][scored]), input_ids[:, 1:][scored], reduction="none")
-    last = torch.tensor([len(prompt) - 1 for prompt, _, _ in rows])
-    topics = torch.tensor([topic for _, _, topic in rows])  # -100 for a drill, which has none
-    heard = topic_head(hidden[torch.arange(len(rows)), last])
+    last = torch.tensor([len(prompt) - 1 for prompt, _, _ in rows], device=model.device)
+    topics = torch.tensor([topic for _, _, topic in rows], device=model.device)  # -100 for a drill, which has none
+    heard = topic_head(hidden[torch.arange(len(rows), device=model.device), last])
     listening = F.cross_entropy(heard, topics, ignore_index=-100, reduction="sum")
     return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * listening / len(rows)
