@@ -1,0 +1,44 @@
+"""A slider for the pairs a step: what each way of training holds, against what a card has."""
+
+from __future__ import annotations
+
+from toylib import plots, plots_memory
+from toylib.memory import WAYS, ledger, peak
+from toylib.widgets import live_figure, readout, show_live
+
+PAIRS = (1, 2, 4, 8, 16, 32, 64)
+STATIC = (4, 16, 64)  # what the picture for pages without a kernel shows
+
+
+def memory_explorer(shape, length, scored, limits, precision="autocast", pairs=16) -> None:
+    """A slider over `PAIRS`: the bars of `plots_memory.memory_bars` for the three ways, at one `precision`.
+
+    `shape`, `length` and `scored` are as for `memory.ledger`, `limits` a dict of label → bytes. The static picture has
+    the bars of three positions one below the other. `ValueError` for `pairs` that are not on the slider.
+    """
+    import ipywidgets
+
+    if pairs not in PAIRS:
+        raise ValueError(f"pairs is one of {', '.join(map(str, PAIRS))}, got {pairs!r}")
+    held = {n: {way: ledger(shape, n, length, scored, precision, way) for way in WAYS} for n in PAIRS}
+    end = 1.25 * max(limits.values()) / plots_memory.GB
+    figure, bars, totals = plots_memory.empty_bars(WAYS, limits, end, f"held at the peak, {precision}, GB")
+
+    def update(n):
+        plots_memory.fill_bars(bars, totals, held[n], end)
+        return readout(f"{n} pairs a step", *(f"{way} {peak(held[n][way]) / 1e9:.2f} GB" for way in WAYS))
+
+    slider = ipywidgets.SelectionSlider(
+        options=[(str(n), n) for n in PAIRS],
+        value=pairs,
+        description="pairs",
+        continuous_update=True,
+        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
+    )
+    artists = [patch for bar in bars.values() for patch in bar.values()] + list(totals.values())
+    box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
+    static = {f"{n} pairs, {way}": held[n][way] for n in STATIC for way in WAYS}
+    alt = "What one step holds at its peak. " + " ".join(
+        f"{label}: {peak(parts) / 1e9:.2f} GB." for label, parts in static.items()
+    )
+    show_live(box, plots.png(plots_memory.memory_bars(static, limits, f"held at the peak, {precision}, GB")), alt)
