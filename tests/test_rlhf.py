@@ -1,0 +1,393 @@
+"""Reward model, PPO and online DPO: each part against arithmetic, each loop on a task it must solve."""
+
+import ast
+import itertools
+import json
+import math
+
+import pandas
+import pytest
+import torch
+from conftest import ROOT
+from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
+
+from toylib import fingerprint, rlhf
+from toylib.logps import token_logps
+from toylib.preferences import read_file
+from toylib.replies import Replies, sample_replies
+from toylib.reward_model import (
+    ScalarModel,
+    brief_scorer,
+    descend,
+    reply_scores,
+    reward_accuracy,
+    score,
+    scorer_of,
+    train_reward_model,
+)
+from toylib.rlhf import advantages, clipped_loss, online_dpo, packed, ranked_pairs, rollout, token_rewards, train_ppo
+
+LN2 = math.log(2)
+TOKENIZER = tiny_tokenizer()
+PROMPTS = [pair["prompt"] for pair in PAIRS]
+SETTINGS = {"steps": 2, "batch_size": 4, "minibatch_size": 2, "max_new_tokens": 6}
+
+
+def even_model(**changes):
+    """A tiny model that has tried everything: its next token is nearly uniform."""
+    return tiny_model(initializer_range=0.05, **changes)
+
+
+def says_sorry(prompts, replies):
+    """A scorer that wants one first word and nothing else: the bandit."""
+    return [float(text.split()[:1] == ["sorry"]) for text in replies.texts]
+
+
+def counts_words(prompts, replies):
+    return [float(len(text.split())) for text in replies.texts]
+
+
+def share(policy):
+    replies = sample_replies(policy, TOKENIZER, PROMPTS * 50, max_new_tokens=3, seed=9)
+    return sum(says_sorry(None, replies)) / len(replies.texts)
+
+
+# ---- the reward model ----
+
+
+def test_the_reward_models_first_loss_is_ln2_and_it_learns_the_pairs():
+    model = tiny_model()
+    before = fingerprint(model)
+    reward_model, history = train_reward_model(model, TOKENIZER, PAIRS, learning_rate=1e-2, steps=40, batch_size=4)
+    assert history["loss"].iloc[0] == pytest.approx(LN2, abs=1e-6) and history["accuracy"].iloc[0] == 0
+    assert history["loss"].iloc[-1] < 0.1 and reward_accuracy(reward_model, TOKENIZER, PAIRS) == 1
+    assert fingerprint(model) == before and all(parameter.grad is None for parameter in model.parameters())
+    flipped = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in PAIRS]
+    assert reward_accuracy(reward_model, TOKENIZER, flipped) == 0
+
+
+def test_a_replys_score_is_the_number_at_its_last_token_whatever_the_padding():
+    torch.manual_seed(0)
+    reward_model = ScalarModel(tiny_model())
+    torch.nn.init.normal_(reward_model.head.weight)
+    replies = sample_replies(tiny_model(), TOKENIZER, PROMPTS, max_new_tokens=6, seed=1)
+    left, right = (reply_scores(reward_model, *one[1:]) for one in (replies, packed(replies)))
+    for i, (ids, mask) in enumerate(zip(replies.input_ids, replies.attention_mask, strict=True)):
+        alone = ids[mask.bool()][None]
+        last = reward_model(alone, torch.ones_like(alone))[0, -1]
+        assert left[i].item() == pytest.approx(last.item(), abs=1e-4)
+        assert right[i].item() == pytest.approx(last.item(), abs=1e-4)
+
+
+def test_the_brief_scorer_takes_a_fortieth_off_the_judges_score_for_every_word(root):
+    row = read_file(root / "data" / "support" / "train.jsonl")[0]
+    texts = [row["chosen"], row["chosen"] + " Zebra zebra."]
+    empty = torch.zeros(2, 0)
+    kind, broken = brief_scorer({row["prompt"]: row["intent"]})(
+        [row["prompt"]] * 2, Replies(texts, empty, empty, empty)
+    )
+    assert kind == pytest.approx(1 - len(row["chosen"].split()) / 40)
+    assert broken == pytest.approx(-(len(row["chosen"].split()) + 2) / 40)
+
+
+@pytest.mark.parametrize("scores", [[1.0], [[1.0], [2.0]], [1.0, math.nan], [1.0, math.inf]])
+def test_a_scorer_that_gives_no_finite_number_for_each_reply_is_refused(scores):
+    with pytest.raises(ValueError, match="2 finite numbers") as caught:
+        score(lambda prompts, replies: scores, ["a", "b"], None)
+    one_sentence(caught)
+
+
+# ---- the parts of PPO ----
+
+
+def slow_advantages(rewards, values, discount, gae_lambda):
+    """The sum of discounted δ, written out for one reply."""
+    steps, values = len(rewards), [*values, 0.0]
+    deltas = [rewards[t] + discount * values[t + 1] - values[t] for t in range(steps)]
+    return [sum((discount * gae_lambda) ** k * deltas[t + k] for k in range(steps - t)) for t in range(steps)]
+
+
+@pytest.mark.parametrize("discount, gae_lambda", [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (1.0, 0.0)])
+def test_advantages_equal_the_sum_written_out(discount, gae_lambda):
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 5, 9, generator=generator, dtype=torch.float64)
+    mask = torch.zeros(5, 9, dtype=torch.float64)
+    spans = [(2, 9), (2, 3), (0, 5), (4, 8), (8, 9)]
+    for row, (start, end) in enumerate(spans):
+        mask[row, start:end] = 1
+    gains, returns = advantages(rewards, values * mask, mask, discount, gae_lambda)
+    assert (gains[mask == 0] == 0).all() and (returns[mask == 0] == 0).all()
+    for row, (start, end) in enumerate(spans):
+        slow = slow_advantages(rewards[row, start:end].tolist(), values[row, start:end].tolist(), discount, gae_lambda)
+        assert gains[row, start:end].tolist() == pytest.approx(slow)
+        assert returns[row, start:end].tolist() == pytest.approx(
+            [a + v for a, v in zip(slow, values[row, start:end].tolist(), strict=True)]
+        )
+
+
+def test_with_lambda_one_and_no_discount_returns_are_what_is_still_to_come():
+    rewards, mask = torch.tensor([[-1.0, -2.0, 5.0]]), torch.ones(1, 3)
+    _, returns = advantages(rewards, torch.tensor([[0.3, -0.7, 0.1]]), mask, 1.0, 1.0)
+    assert returns[0].tolist() == pytest.approx([2.0, 3.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, moves",
+    [
+        (1.0, 2.0, -2.0, True),
+        (1.1, 2.0, -2.2, True),
+        (1.5, 2.0, -2.4, False),  # far enough up: nothing more to gain
+        (0.5, 2.0, -1.0, True),  # below, and the advantage says up: no clip
+        (0.5, -2.0, 1.6, False),  # far enough down
+        (1.5, -2.0, 3.0, True),  # above, and the advantage says down: no clip
+    ],
+)
+def test_clipping_on_numbers_by_hand(ratio, advantage, loss, moves):
+    logps = torch.tensor([[math.log(ratio) - 3.0, 7.0]], requires_grad=True)
+    got, ratios = clipped_loss(
+        logps, torch.tensor([[-3.0, 0.0]]), torch.tensor([[advantage, 9.0]]), torch.tensor([[1.0, 0]])
+    )
+    got.backward()
+    assert got.item() == pytest.approx(loss, abs=1e-5) and ratios[0, 0].item() == pytest.approx(ratio)
+    assert (logps.grad[0, 0].item() != 0) is moves and logps.grad[0, 1].item() == 0
+
+
+def test_the_score_comes_at_the_last_token_and_the_price_of_kl_at_each():
+    mask = torch.tensor([[0.0, 1, 1, 0], [0, 1, 1, 1]])
+    logps, ref_logps = torch.tensor([[9.0, -1, -2, 9]] * 2), torch.tensor([[0.0, -1.5, -1, 0]] * 2)
+    seen = rlhf.Rollout(None, None, logps, ref_logps, None, mask)
+    rewards = token_rewards(seen, torch.tensor([10.0, 20.0]), 0.1)
+    assert rewards[0].tolist() == pytest.approx([0, -0.05, 10.1, 0])
+    assert rewards[1].tolist() == pytest.approx([0, -0.05, 0.1, 20 - 0.9])
+
+
+def test_packed_replies_have_the_same_tokens_and_log_probs():
+    replies = sample_replies(tiny_model(), TOKENIZER, PROMPTS, max_new_tokens=6, seed=1)
+    small = packed(replies)
+    assert small.attention_mask[:, 0].all() and small.attention_mask[:, -1].any() and small.texts == replies.texts
+    totals = [
+        (token_logps(tiny_model(), *one[1:3]) * one.completion_mask[:, 1:]).sum(dim=1) for one in (replies, small)
+    ]
+    assert torch.allclose(*totals, atol=1e-4)
+
+
+def test_the_first_rollout_is_the_references_own():
+    model = tiny_model()
+    seen = rollout(model, tiny_model(), ScalarModel(model), TOKENIZER, PROMPTS, counts_words, max_new_tokens=6, seed=0)
+    assert torch.equal(seen.logps, seen.ref_logps) and not seen.values.any()
+    assert torch.equal(seen.mask.sum(dim=1), seen.replies.completion_mask.sum(dim=1).float())
+
+
+# ---- the loops ----
+
+
+def test_at_the_first_step_the_ratio_is_one_and_kl_zero_and_later_neither():
+    _, history = train_ppo(tiny_model(), TOKENIZER, PROMPTS, counts_words, learning_rate=1e-2, **SETTINGS)
+    assert history["kl"].iloc[0] == 0 and history["ratio"].iloc[0] < 1e-4
+    assert history["kl"].iloc[1] != 0 and history["ratio"].iloc[1] < 1e-4
+    assert history["tokens"].is_monotonic_increasing and list(history.index) == [1, 2]
+
+
+def test_dropout_in_the_model_changes_neither():
+    model = tiny_model(attention_dropout=0.5).train()
+    _, history = train_ppo(model, TOKENIZER, PROMPTS, counts_words, **SETTINGS)
+    assert history["kl"].iloc[0] == 0 and history["ratio"].iloc[0] < 1e-4 and model.training
+
+
+@pytest.mark.parametrize("run", [train_ppo, online_dpo])
+def test_the_model_passed_in_is_left_untouched_and_a_seed_gives_the_same_run(run):
+    model, settings = tiny_model(), {"steps": 2, "batch_size": 4, "max_new_tokens": 6, "learning_rate": 1e-2}
+    before, state = fingerprint(model), torch.random.get_rng_state()
+    policies = [run(model, TOKENIZER, PROMPTS, counts_words, seed=seed, **settings)[0] for seed in (1, 1, 2)]
+    assert fingerprint(model) == before and all(parameter.grad is None for parameter in model.parameters())
+    prints = [fingerprint(policy) for policy in policies]
+    assert prints[0] == prints[1] and len({before, *prints}) == 3
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.slow
+def test_ppo_solves_a_bandit():
+    model = even_model()
+    how = {"learning_rate": 1e-2, "value_learning_rate": 1e-2, "kl_coefficient": 0.0, "max_new_tokens": 3}
+    policy, history = train_ppo(model, TOKENIZER, PROMPTS, says_sorry, steps=25, batch_size=64, **how)
+    assert share(model) < 0.15 and share(policy) > 0.9
+    assert history["score"].iloc[-3:].mean() > 0.9
+
+
+@pytest.mark.slow
+def test_a_kl_term_holds_ppo_back():
+    how = {"learning_rate": 1e-2, "steps": 15, "batch_size": 64, "max_new_tokens": 3}
+    free, held = (
+        train_ppo(even_model(), TOKENIZER, PROMPTS, says_sorry, kl_coefficient=kl, **how)[1] for kl in (0.0, 5.0)
+    )
+    assert held["kl"].iloc[-3:].mean() < 0.5 * free["kl"].iloc[-3:].mean()
+
+
+@pytest.mark.slow
+def test_online_dpo_solves_the_bandit_too():
+    model = even_model()
+    how = {"learning_rate": 1e-2, "max_new_tokens": 3, "beta": 0.1}
+    policy, history = online_dpo(model, TOKENIZER, PROMPTS, says_sorry, steps=25, batch_size=32, **how)
+    assert share(model) < 0.15 and share(policy) > 0.6
+    assert history["loss"].iloc[0] == pytest.approx(LN2, abs=1e-5) and (history["pairs"] <= 32).all()
+
+
+def test_pairs_are_ranked_by_the_scorer_and_ties_make_none():
+    pairs, replies = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS * 8, counts_words, max_new_tokens=6, seed=0)
+    assert len(replies.texts) == 64 and 0 < len(pairs) < 32
+    for pair in pairs:
+        chosen, rejected = (
+            counts_words(None, Replies([pair[side]], None, None, None))[0] for side in ("chosen", "rejected")
+        )
+        assert chosen > rejected
+    none, _ = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS, lambda prompts, replies: [1.0] * len(prompts))
+    assert none == []
+
+
+def test_a_step_without_a_pair_changes_nothing():
+    model = tiny_model()
+    how = {"steps": 2, "batch_size": 4, "max_new_tokens": 6}
+    policy, history = online_dpo(model, TOKENIZER, PROMPTS, lambda prompts, replies: [0.0] * len(prompts), **how)
+    assert fingerprint(policy) == fingerprint(model) and history["loss"].isna().all() and not history["pairs"].any()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"kl_coefficient": -1}, "kl_coefficient"),
+        ({"kl_coefficient": math.nan}, "kl_coefficient"),
+        ({"clip": 0}, "clip"),
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"minibatch_size": 0}, "minibatch_size"),
+        ({"prompts": []}, "prompts"),
+        ({"prompts": "Customer:"}, "prompts"),
+        ({"scorer": lambda prompts, replies: [math.nan] * len(prompts)}, "finite"),
+    ],
+)
+def test_what_ppo_cannot_use_is_refused_in_one_sentence(change, said):
+    given = {"prompts": PROMPTS, "scorer": counts_words} | SETTINGS | change
+    with pytest.raises(ValueError, match=said) as caught:
+        train_ppo(tiny_model(), TOKENIZER, **given)
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize("change, said", [({"beta": 0}, "beta"), ({"steps": 0}, "steps"), ({"prompts": []}, "prompts")])
+def test_what_online_dpo_cannot_use_is_refused_in_one_sentence(change, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        online_dpo(tiny_model(), TOKENIZER, **({"prompts": PROMPTS, "scorer": counts_words} | change))
+    one_sentence(caught)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step():
+    value_model = ScalarModel(tiny_model())
+    before, optimizer = fingerprint(value_model), torch.optim.AdamW(value_model.parameters(), lr=1.0)
+    with pytest.raises(FloatingPointError, match="nan") as caught:
+        descend(value_model.head.weight.sum() * math.nan, optimizer, value_model)
+    one_sentence(caught)
+    assert fingerprint(value_model) == before
+
+
+def test_every_reply_reaches_on_step():
+    seen = []
+    train_ppo(tiny_model(), TOKENIZER, PROMPTS, counts_words, on_step=lambda *given: seen.append(given), **SETTINGS)
+    assert [step for step, *_ in seen] == [1, 2] and all(len(replies.texts) == 4 for *_, replies in seen)
+    assert seen[0][1]["tokens"] == int(seen[0][3].completion_mask.sum())
+
+
+def test_the_reward_model_as_a_scorer_gives_its_numbers_and_no_gradient():
+    reward_model, _ = train_reward_model(tiny_model(), TOKENIZER, PAIRS, learning_rate=1e-2, steps=2, batch_size=2)
+    replies = sample_replies(tiny_model(), TOKENIZER, PROMPTS, max_new_tokens=6, seed=1)
+    scores = scorer_of(reward_model)(PROMPTS, replies)
+    assert torch.equal(scores, reply_scores(reward_model, *replies[1:])) and not scores.requires_grad
+
+
+# ---- what notebook 07 concludes ----
+
+
+def from_notebook(*names):
+    """Functions of notebook 07, with only what they may use in scope."""
+    scope = {"pandas": pandas, "math": math, "itertools": itertools}
+    cells = json.loads((ROOT / "notebooks" / "07_dpo_and_ppo.ipynb").read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "def " in source:
+            defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+            exec(compile(ast.Module(defined, []), "07", "exec"), scope)  # noqa: S102 (our own notebook)
+    return [scope[name] for name in names]
+
+
+def runs(wins, **labels):
+    rows = [{"win": win, "win_low": win - 0.04, "win_high": win + 0.04, "seed": i} for i, win in enumerate(wins)]
+    return pandas.DataFrame(rows).assign(**labels)
+
+
+def test_the_notebook_calls_one_ahead_only_where_intervals_are_apart():
+    (compared,) = from_notebook("compared")
+    high, low, near = ("PPO", 0.8, 0.76, 0.84), ("DPO", 0.7, 0.66, 0.74), ("DPO", 0.75, 0.71, 0.79)
+    assert compared(high, low) == compared(low, high) and compared(high, low).endswith("PPO is ahead")
+    assert compared(("PPO", *low[1:]), ("DPO", *high[1:])).endswith("DPO is ahead")
+    assert compared(high, near).endswith("cannot tell")
+
+
+def test_the_notebooks_interval_is_one_runs_widened_by_the_spread_of_seeds():
+    (over_seeds,) = from_notebook("over_seeds")
+    rate, low, high = over_seeds(runs([0.7, 0.7, 0.7]))
+    assert (rate, low, high) == pytest.approx((0.7, 0.66, 0.74))
+    _, wide_low, wide_high = over_seeds(runs([0.6, 0.7, 0.8]))
+    assert wide_low < low - 0.05 and wide_high > high + 0.05
+
+
+def test_the_notebook_reads_quality_at_equal_kl_off_each_seeds_path():
+    (at_kl,) = from_notebook("at_kl")
+    path = pandas.DataFrame({"seed": [0, 0, 1], "step": [2, 1, 1], "kl": [3.0, 1.0, 1.5], "win": [0.8, 0.6, 0.7]})
+    path = path.assign(win_low=path["win"] - 0.1, win_high=path["win"] + 0.1)
+    found = at_kl(path, 2.0)
+    assert found["win"].tolist() == pytest.approx([0.7]) and found["win_low"].tolist() == pytest.approx([0.6])
+    assert at_kl(path, 0.5)["win"].tolist() == pytest.approx([0.55, 0.5 + 0.2 / 3])
+
+
+@pytest.mark.parametrize(
+    "ppo, word", [((0.9, 0.86, 0.94), "beats"), ((0.5, 0.46, 0.54), "falls short of"), ((0.76, 0.7, 0.8), "matches")]
+)
+def test_the_claim_on_quality_says_what_the_runs_say(ppo, word):
+    (verdict,) = from_notebook("quality_verdict")
+    at_best = {"PPO": ("PPO", *ppo), "DPO": ("DPO", 0.75, 0.71, 0.79)}
+    text, holds, _ = verdict(at_best)
+    assert f"PPO at its best {word}" in text and bool(holds) is (ppo[1] > 0.5)
+
+
+def test_the_claim_on_the_composite_names_the_order_and_fails_if_style_pairs_win():
+    (verdict,) = from_notebook("composite_verdict")
+    ways = pandas.DataFrame({"method": ["ppo"] * 2 + ["dpo, style pairs"] * 2, "composite": [0.5, 0.6, 0.2, 0.3]})
+    text, holds, _ = verdict(ways)
+    assert text.endswith("ppo > dpo, style pairs") and holds
+    text, holds, _ = verdict(ways.assign(composite=1 - ways["composite"]))
+    assert text.endswith("dpo, style pairs > ppo") and not holds
+
+
+@pytest.mark.parametrize(
+    "ppo, word", [(0.75, "does better than"), (0.5, "does worse than"), (0.62, "cannot be told from")]
+)
+def test_the_claim_on_noise_says_what_the_runs_say(ppo, word):
+    (verdict,) = from_notebook("noise_verdict")
+    clean = [runs([0.8] * 3, method=method, flipped=0.0) for method in ("ppo", "dpo")]
+    noisy = [runs([ppo] * 3, method="ppo", flipped=0.4), runs([0.61] * 3, method="dpo", flipped=0.4)]
+    text, holds, _ = verdict(pandas.concat(clean + noisy))
+    assert word in text and "40%" in text and holds
+    swapped = pandas.concat(clean + noisy).assign(flipped=lambda table: 0.4 - table["flipped"])
+    assert not verdict(swapped)[1]
+
+
+@pytest.mark.parametrize(
+    "model, implicit, word", [(0.9, 0.7, "better"), (0.7, 0.9, "worse"), (0.8, 0.81, "about as well")]
+)
+def test_the_claim_on_the_two_rewards_says_what_the_runs_say(model, implicit, word):
+    (verdict,) = from_notebook("judges_verdict")
+    accuracies = pandas.DataFrame(
+        {"reward model": [0.99, model], "implicit reward": [0.99, implicit]}, index=[0.0, 0.4]
+    )
+    wins = pandas.DataFrame({"PPO": [0.8, 0.6], "DPO": [0.8, 0.7]}, index=[0.0, 0.4])
+    text, holds, _ = verdict(accuracies, wins)
+    assert word in text and holds and not verdict(accuracies, wins.iloc[::-1])[1]
