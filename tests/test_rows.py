@@ -143,7 +143,17 @@ def test_attention_that_takes_no_mask_is_refused():
     assert "flash_attention_2" in why_not_shared(model, pairs_of_tokens(2))
 
 
-def test_a_model_that_ignores_the_mask_is_found_out_by_the_probe(monkeypatch):
-    model = build("llama")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_model_that_ignores_the_mask_is_found_out_by_the_probe_in_any_precision(kind, dtype, monkeypatch):
+    model, pairs = build(kind, dtype=dtype), pairs_of_tokens(4)
+    assert why_not_shared(model, pairs) is None
     monkeypatch.setattr("toylib.rows.row_mask", lambda branch, dtype: row_mask(branch * 0, dtype))
+    assert "one reply changes the other's log-prob" in why_not_shared(model, pairs)
+
+
+def test_a_model_that_ignores_positions_is_found_out_by_the_probe(monkeypatch):
+    model = build("gpt2")
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda position_ids, **inputs: forward(**inputs))
     assert "nats away from the definition's" in why_not_shared(model, pairs_of_tokens(2))

@@ -15,7 +15,8 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback, TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
-from toylib.cache import reference_mark
+from toylib.cache import placed_on, reference_mark
+from toylib.checkpoints import planned_updates
 from toylib.preferences import collate, tokenize_pairs
 from toylib.train import LengthGrouped
 from toylib.trainer import METRICS
@@ -48,7 +49,9 @@ def make(tmp_path):
             tiny_model(0) if model is None else model,
             TrainingArguments(output_dir=str(output), **(base | settings)),
             Dataset.from_list(pairs),
-            eval_pairs and Dataset.from_list(eval_pairs),
+            {name: Dataset.from_list(part) for name, part in eval_pairs.items()}
+            if isinstance(eval_pairs, dict)
+            else eval_pairs and Dataset.from_list(eval_pairs),
             processing_class=tokenizer or tiny_tokenizer(),
             **options,
         )
@@ -95,6 +98,27 @@ def test_evaluation_is_the_mean_of_the_textbook_over_pairs(make, loss_type, smoo
     expected = [losses, chosen, rejected, chosen - rejected, (chosen > rejected).float(), *sums[:2]]
     for name, values in zip(("loss", *METRICS), expected, strict=True):
         assert found[f"eval_{name}"] == pytest.approx(values.mean().item(), rel=2e-5, abs=1e-5), name
+
+
+def test_a_dict_of_eval_sets_gives_each_its_own_metrics(make):
+    sets, reference = {"first": PAIRS[:3], "second": PAIRS[2:]}, tiny_model(1)
+    trainer = make(eval_pairs=sets, ref_model=reference, eval_strategy="steps", eval_steps=6)
+    trainer.train()
+    found = trainer.evaluate()
+    for name, pairs in sets.items():
+        alone = make(trainer.model, eval_pairs=pairs, ref_model=reference).evaluate()
+        for metric in ("loss", *METRICS):
+            assert found[f"eval_{name}_{metric}"] == pytest.approx(alone[f"eval_{metric}"], abs=1e-6)
+        assert logged(trainer, f"eval_{name}_loss") == [found[f"eval_{name}_loss"]] * 2
+    assert trainer.evaluate("second", metric_key_prefix="test")["test_loss"] == found["eval_second_loss"]
+
+
+def test_pairs_that_come_after_the_reference_is_gone_are_refused(make):
+    trainer = make()
+    for score in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError) as caught:
+            score(Dataset.from_list(PAIRS))
+        assert "at construction: pass held-out ones there (eval_dataset)" in one_sentence(caught)
 
 
 def test_accumulated_batches_give_the_weights_of_one_large_batch(make):
@@ -184,6 +208,51 @@ def test_batches_hold_rows_of_like_length_each_row_once_in_an_order_of_the_seed(
     batches = [[lengths[i] for i in orders[0][k : k + 4]] for k in range(0, 200, 4)]
     assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 3
     assert batches != sorted(batches) and batches != sorted(batches, reverse=True)
+
+
+# Where the reference stands.
+
+
+def test_a_model_that_device_map_has_spread_is_not_moved(make):
+    def never(*_):
+        raise RuntimeError("this model is not to be moved")
+
+    for is_policy in (True, False):
+        model = tiny_model(2)
+        model.hf_device_map = {"model": 0, "lm_head": 1}
+        model.to = never
+        trainer = make(model) if is_policy else make(ref_model=model)
+        batch = collate(tokenize_pairs(MORE, tiny_tokenizer()), 0)
+        with torch.no_grad():
+            expected = torch.stack(sequence_logps(model, **batch).chunk(2), dim=1)
+        found = torch.tensor([row["ref_logps"] for row in trainer.train_dataset])
+        assert torch.allclose(found.float(), expected, atol=1e-4)
+
+
+def test_a_reference_goes_back_to_where_it_was():
+    class Elsewhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.moves = torch.nn.Parameter(torch.zeros(1)), []
+
+        def to(self, device):
+            self.moves.append(str(device))
+
+    model = Elsewhere()
+    with placed_on(model, torch.device("cuda", 0)):
+        assert model.moves == ["cuda:0"]
+    assert model.moves == ["cuda:0", "cpu"]
+    with placed_on(model, torch.device("cpu")):
+        pass
+    assert len(model.moves) == 2
+
+
+def test_a_reference_with_offloaded_weights_is_refused(make):
+    from accelerate import cpu_offload
+
+    with pytest.raises(ValueError) as caught:
+        make(ref_model=cpu_offload(tiny_model(1), execution_device="cpu"))
+    assert "the reference has weights that are offloaded" in one_sentence(caught)
 
 
 # Refusals: one sentence each, before anything is trained.
@@ -305,15 +374,16 @@ def test_a_pair_longer_than_the_model_has_positions_is_named(make):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, n_positions=8)).eval()
     with pytest.raises(ValueError) as caught:
         make(model)
-    assert "knows 8 positions: lower max_length" in one_sentence(caught)
+    assert "the model's 8 positions: lower max_length" in one_sentence(caught)
 
 
 def test_a_new_run_in_an_old_folder_keeps_its_own_checkpoints(make, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    settings["lr_scheduler_type"] = "constant"  # so that a step too many would show
     make(**settings, max_steps=8).train()
     make(**settings, max_steps=5, beta=0.5).train()
     assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
-    again = make(**settings, max_steps=5, beta=0.5, lr_scheduler_type="constant")
+    again = make(**settings, max_steps=5, beta=0.5)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 5  # it was done, and is not trained a step further
 
@@ -323,13 +393,8 @@ def test_weights_that_broke_are_never_saved(make, tmp_path):
     with pytest.raises(FloatingPointError) as caught:
         trainer.train()
     assert "not finite" in one_sentence(caught)
+    assert "start anew with a lower learning_rate (a resumed run keeps the rate it began with)" in one_sentence(caught)
     assert not list((tmp_path / "out").glob("*/model.safetensors"))
-
-
-def test_another_seed_or_batch_is_another_run(saved, make):
-    for change in ({"seed": 1}, {"per_device_train_batch_size": 4}):
-        with pytest.raises(ValueError, match="it belongs to another run"):
-            make(max_steps=8, gradient_accumulation_steps=2, **change).train(str(saved[1] / "checkpoint-7"))
 
 
 @pytest.fixture
@@ -396,13 +461,117 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_used(saved, ma
         ({"pairs": PAIRS}, "its pairs is"),
         ({"model": tiny_model(7)}, "its reference is"),
         ({"loss_type": "ipo"}, "its loss_type is 'sigmoid'"),
+        ({"seed": 1}, "its seed is 42, here it is 1"),
+        ({"per_device_train_batch_size": 4}, "its pairs an update is 4, here it is 8"),
+        ({"train_sampling_strategy": "sequential"}, "its train_sampling_strategy is 'random', here it is 'sequential'"),
+        ({"learning_rate": 2e-3}, "its learning_rate is 0.001, here it is 0.002"),
+        ({"weight_decay": 0.1}, "its weight_decay is 0.0, here it is 0.1"),
+        ({"adam_beta2": 0.99}, "its adam_beta2 is 0.999, here it is 0.99"),
+        ({"max_grad_norm": 0.5}, "its max_grad_norm is 1.0, here it is 0.5"),
+        ({"optim": "sgd"}, "here it is 'sgd'"),
+        ({"optimizers": (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1e-3), None)}, "its learning_rate is 0.001"),
+        ({"lr_scheduler_type": "cosine"}, "here it is 'cosine, 0 updates of warm-up, 8 updates in all'"),
+        ({"warmup_steps": 2}, "here it is 'linear, 2 updates of warm-up, 8 updates in all'"),
+        ({"max_steps": 9}, "its schedule is 'linear, 0 updates of warm-up, 8 updates in all'"),
+        ({"bf16": True}, "its mixed_precision is 'no', here it is 'bf16'"),
+        ({"model": tiny_model(0, dtype=torch.float64)}, "its dtype is 'torch.float32', here it is 'torch.float64'"),
     ],
-)
+)  # fmt: skip
 def test_a_checkpoint_of_another_run_is_refused(saved, make, change, said):
-    other = make(**{"model": tiny_model(0), "gradient_accumulation_steps": 2, **change})
+    other = make(**{"model": tiny_model(0), "gradient_accumulation_steps": 2, "max_steps": 8, **change})
     with pytest.raises(ValueError) as caught:
         other.train(resume_from_checkpoint=str(saved[1] / "checkpoint-8"))
     assert "it belongs to another run" in one_sentence(caught) and said in one_sentence(caught)
+
+
+def test_what_changes_no_update_may_differ_at_a_resume(saved, make):
+    trainer, out = saved
+    changes = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1, "logging_steps": 2, "eval_steps": 2}
+    changes |= {"eval_strategy": "steps", "eval_pairs": PAIRS, "output": out / "other"}
+    again = make(max_steps=8, gradient_accumulation_steps=2, **changes)
+    again.train(str(out / "checkpoint-3"))
+    assert torch.equal(weights(again.model), weights(trainer.model)) and len(logged(again, "eval_loss")) == 3
+    assert sorted(path.name for path in (out / "other").iterdir()) == ["checkpoint-8"]
+    # Only roundings differ where four pairs are one step and not two, and where activations are computed twice.
+    split = make(max_steps=8, per_device_train_batch_size=4, gradient_checkpointing=True)
+    split.train(str(out / "checkpoint-3"))
+    assert torch.allclose(weights(split.model), weights(trainer.model), atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "longer"), [({"max_steps": 4}, {"max_steps": 9}), ({}, {"num_train_epochs": 2})])
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine"])
+def test_a_run_goes_on_for_longer_only_under_a_schedule_without_end(make, tmp_path, schedule, first, longer):
+    settings = {"lr_scheduler_type": schedule, "warmup_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"max_steps": -1, "num_train_epochs": 1}
+    make(**settings | first).train()
+    again = make(**settings | longer)
+    if schedule == "cosine":
+        with pytest.raises(ValueError) as caught:
+            again.train(resume_from_checkpoint=True)
+        assert "its schedule is 'cosine" in one_sentence(caught) and "nor can the" in one_sentence(caught)
+        return
+    again.train(resume_from_checkpoint=True)
+    straight = make(**settings | longer, output=tmp_path / "straight")
+    straight.train()
+    assert torch.equal(weights(again.model), weights(straight.model))
+    assert again.state.global_step == straight.state.global_step > 6
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("more", [{}, {"dataloader_drop_last": True}, {"num_train_epochs": 0.4}, {"max_steps": 7}])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_planned_updates_are_the_trainers(make, size, more, accumulation):
+    settings = {"max_steps": -1, "per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+    trainer = make(**settings | more)
+    *_, planned = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    assert planned_updates(trainer.args, len(MORE)) == planned
+
+
+def test_an_optimizer_and_a_schedule_made_outside_are_part_of_the_run(make):
+    def run(rate, save="no", **resume):
+        model = tiny_model(0)
+        optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        trainer = make(model, optimizers=(optimizer, schedule), save_strategy=save, save_steps=2)
+        trainer.train(**resume)
+        return trainer
+
+    whole = run(0.01, save="steps")
+    again = run(0.01, resume_from_checkpoint=str(whole.args.output_dir) + "/checkpoint-4")
+    assert torch.equal(weights(again.model), weights(whole.model))
+    whole.train(resume_from_checkpoint=True)  # its optimizer has moved on, and is still the one it was given
+    with pytest.raises(ValueError) as caught:
+        run(0.02, resume_from_checkpoint=True)
+    assert "its learning_rate is [0.01], here it is [0.02]" in one_sentence(caught)
+
+
+def test_a_resumed_lora_run_ends_in_the_same_weights_and_other_adapters_are_refused(make, tmp_path):
+    peft = pytest.importorskip("peft")
+
+    def trainer(**changes):
+        torch.manual_seed(0)
+        settings = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
+        adapted = peft.get_peft_model(tiny_model(0), peft.LoraConfig(**settings | changes))
+        return make(adapted, learning_rate=3e-2, save_strategy="steps", save_steps=2)
+
+    whole = trainer()
+    whole.train()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    again = trainer()
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(whole.model))
+    for change, said in (
+        ({"r": 4}, "its default adapter's r is 2, here it is 4"),
+        ({"lora_alpha": 8}, "its default adapter's lora_alpha is 4, here it is 8"),
+        ({"target_modules": ["q_proj"]}, "default adapter's target_modules is ['q_proj', 'v_proj'], here it is ['q_proj']"),
+        ({"use_rslora": True}, "default adapter's use_rslora is None, here it is True"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError) as caught:
+            trainer(**change).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+        assert said in one_sentence(caught)
+    with pytest.raises(ValueError) as caught:  # the base is the same, the seed, the pairs: and it is another run
+        make(learning_rate=3e-2).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    assert "it belongs to another run" in one_sentence(caught)
 
 
 def test_with_nothing_to_resume_it_says_so(make):
@@ -432,8 +601,10 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_last_checkpoint(make, tmp_
     assert whole.state.global_step == 6
 
 
-def test_only_as_many_checkpoints_are_kept_as_asked_for(make, tmp_path):
+def test_only_as_many_checkpoints_are_kept_as_asked_for_and_they_know_it(make, tmp_path):
     make(save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    kept = torch.load(tmp_path / "out" / "checkpoint-6" / "training_args.bin", weights_only=False)
+    assert kept.save_total_limit == 2
     assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
@@ -592,6 +763,10 @@ def test_the_command_line_trains_saves_and_resumes(files, tmp_path, capsys):
         (["--model", "./nowhere"], "no folder './nowhere'"),
         (["--beta", "-1"], "beta must be a positive number"),
         (["--set", "colour=red"], "--set colour=red: expected name=value"),
+        (["--set", "_n_gpu=2"], "--set _n_gpu=2: expected name=value"),
+        (["--set", "max_grad_norm=abc"], "--set max_grad_norm: invalid float value: 'abc'"),
+        (["--set", "logging_steps=5", "--set", "eval_strategy=maybe"], "--set eval_strategy: invalid choice: 'maybe'"),
+        (["--set", "bf16=perhaps"], "--set bf16: Truthy value expected"),
         (["--eval-steps", "5"], "--eval-steps needs --eval-data"),
         (["--resume"], "no checkpoint to resume"),
     ],
@@ -600,6 +775,22 @@ def test_the_command_line_says_in_one_sentence_what_to_mend(files, options, said
     assert command_line(*files, *options) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("error: ") and said in told
+
+
+def test_settings_that_need_each_other_are_judged_together(files, capsys):
+    options = [
+        "--eval-data",
+        files[3],
+        "--eval-steps",
+        2,
+        "--save-steps",
+        2,
+        "--max-steps",
+        4,
+        "--gradient-checkpointing",
+    ]
+    assert command_line(*files, *options, "--set", "load_best_model_at_end=true", "--set", "disable_tqdm=true") == 0
+    assert "deprecated" not in capsys.readouterr().err
 
 
 def test_help_names_every_option_with_a_sentence_and_shows_examples():
@@ -618,32 +809,57 @@ def test_the_module_runs_as_documented_without_a_warning(root):
     assert done.returncode == 0 and done.stderr == "" and "usage: python -m toylib.train" in done.stdout
 
 
+# Accelerate has FSDP for GPUs only: on CPUs it falls back to DDP without a word. Told that two CPUs are GPUs, it shards.
+SHARDED = """
+import accelerate.state
+from accelerate.utils import DistributedType
+from toylib.cli import main
+
+accelerate.state.PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+raise SystemExit(main())
+"""
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+FSDP |= {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "ACCELERATE_TORCH_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path, root):
-    def run(output, *launch, batch):
+@pytest.mark.parametrize("how", ["DDP", "FSDP", "FSDP, resumed"])
+def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path, root, how):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in MORE[:7]))
+
+    def run(output, *launch, batch, more=(), **environment):
         options = ["--batch-size", batch, "--max-steps", 5, "--learning-rate", 1e-3, "--set", "logging_steps=1"]
-        options += ["--set", "disable_tqdm=true", "--eval-data", tmp_path / "pairs.jsonl", "--save-steps", 5]
-        files[5] = tmp_path / output
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(root),
-            "TOYLIB_CACHE": str(tmp_path / output),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", *launch, "toylib.train", *files, *options]
+        options += ["--set", "disable_tqdm=true", "--eval-data", tmp_path / "held_out.jsonl", "--eval-steps", 5]
+        options += ["--set", f"per_device_eval_batch_size={batch}", "--save-steps", 3, "--output", tmp_path / output]
+        environment |= {"PYTHONPATH": str(root), "TOYLIB_CACHE": str(tmp_path / output), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [*map(str, command)], check=False, capture_output=True, text=True, env=environment, timeout=300
-        )
+            [*map(str, [sys.executable, "-m", *launch, *files[:4], *options, *more])],
+            check=False, capture_output=True, text=True, env=os.environ | environment, timeout=300,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         history = json.loads((tmp_path / output / "checkpoint-5" / "trainer_state.json").read_text())["log_history"]
-        return [[entry[name] for name in ("loss", *METRICS)] for entry in history if "loss" in entry]
+        (held_out,) = (entry for entry in history if "eval_loss" in entry)
+        steps = [[entry[name] for name in ("loss", *METRICS)] for entry in history if "loss" in entry]
+        return steps, [held_out[f"eval_{name}"] for name in ("loss", *METRICS)]
 
-    one = run("one", batch=4)
-    two = run("two", "torch.distributed.run", "--nproc_per_node", "2", "-m", batch=2)
-    assert len(one) == 5
+    one, one_held_out = run("one", "toylib.train", batch=4, more=["--cpu"])
+    spawn = ("torch.distributed.run", "--nproc_per_node", "2")
+    if how == "DDP":
+        two, two_held_out = run("two", *spawn, "-m", "toylib.train", batch=2, more=["--cpu"])
+    else:
+        two, two_held_out = run("two", *spawn, tmp_path / "sharded.py", batch=2, **FSDP)
+        assert (tmp_path / "two" / "checkpoint-3" / "pytorch_model_fsdp.bin").is_file()
+    if how == "FSDP, resumed":
+        shutil.rmtree(tmp_path / "two" / "checkpoint-5")
+        two, two_held_out = run("two", *spawn, tmp_path / "sharded.py", batch=2, more=["--resume"], **FSDP)
     # The rate warms up from 0, so at the first two steps every margin is a rounding error around 0, of any sign.
     accuracy = 1 + METRICS.index("rewards/accuracies")
     for step in range(2):
         one[step][accuracy] = two[step][accuracy] = 0
+    assert len(one) == len(two) == 5
     for ours, theirs in zip(one, two, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+    assert one_held_out == pytest.approx(two_held_out, abs=1e-4)  # 7 pairs: one process is handed one a second time
+    ends = [type(tiny_model()).from_pretrained(tmp_path / output) for output in ("one", "two")]
+    assert torch.allclose(*map(weights, ends), atol=1e-5)

@@ -22,26 +22,28 @@ from toylib.rows import pair_logps, row_length
 LAYOUT = 1  # raise it whenever the same pairs would be scored differently: every older file is then left alone
 
 
-def add_reference_logps(reference, mark, rows, collate_inputs, pad_token_id, accelerator, size) -> None:
-    """Give every tokenised pair its `ref_logps` (chosen, rejected; nats), from the cache or anew.
+def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, accelerator, size) -> None:
+    """Give every tokenised pair of every set its `ref_logps` (chosen, rejected; nats), from the cache or anew.
 
-    `mark` is the reference's (`reference_mark`); the rest is as for `reference_logps`.
+    Each of `sets`, lists of rows by name, is scored and kept by itself: what is held out changes no digit of the
+    training pairs' numbers. `mark` is the reference's (`reference_mark`); the rest is as for `reference_logps`.
     """
     how = {"layout": collate_inputs.__name__, "precision": accelerator.mixed_precision, "dtype": str(reference.dtype)}
     how |= {"device": accelerator.device.type, "attention": reference.config._attn_implementation}
-    key = cache_key(mark, rows, **how)
-    logps = load_cached(key, len(rows))
-    if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
-        logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
-        bad = [rows[i]["number"] for i in (~logps.isfinite().all(dim=1)).nonzero().flatten().tolist()[:10]]
-        if bad:
-            raise ValueError(
-                f"the reference gives log-probs that are not finite, in rows {bad}: its weights are damaged"
-            )
-        if accelerator.is_main_process:
-            save_cached(key, logps)
-    for row, pair in zip(rows, logps.tolist(), strict=True):
-        row["ref_logps"] = pair
+    for name, rows in sets.items():
+        key = cache_key(mark, rows, **how)
+        logps = load_cached(key, len(rows))
+        if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
+            logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
+            bad = [rows[i]["number"] for i in (~logps.isfinite().all(dim=1)).nonzero().flatten().tolist()[:10]]
+            if bad:
+                raise ValueError(
+                    f"the reference gives log-probs that are not finite, in {name} rows {bad}: its weights are damaged"
+                )
+            if accelerator.is_main_process:
+                save_cached(key, logps)
+        for row, pair in zip(rows, logps.tolist(), strict=True):
+            row["ref_logps"] = pair
 
 
 @torch.no_grad()
@@ -67,8 +69,28 @@ def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, 
     return logps
 
 
+@contextlib.contextmanager
+def placed_on(model, device):
+    """`model` on `device` while open, then back where it was; one that `device_map` has spread over several stays."""
+    before = next(model.parameters()).device
+    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+    moved = not spread and before not in (torch.device(device), torch.device("meta"))
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(before)
+
+
 def reference_mark(reference, without=()) -> str:
     """A fingerprint of what the reference computes: its weights, its class and its configuration (rope, windows, …)."""
+    if any(parameter.is_meta for parameter in reference.parameters()):
+        raise ValueError(
+            "the reference has weights that are offloaded, which cannot be told from another's: load it onto the CPU "
+            "or onto GPUs, without offload"
+        )
     config = reference.config.to_dict()
     passing = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "generation_config")
     config = {k: v for k, v in config.items() if k not in passing and not k.endswith("_token_id")}

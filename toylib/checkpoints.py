@@ -7,26 +7,48 @@ like any other. A seal, written last, tells them apart: the size and checksum of
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import zlib
 from pathlib import Path
+from textwrap import shorten
 
 import torch
-from transformers import Trainer, TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import SchedulerType, TrainOutput
 
 SEAL = "toylib.json"
+UPDATE = ("learning_rate", "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm")
+UPDATE += ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")
+UPDATE += ("train_sampling_strategy", "dataloader_drop_last")  # which pairs it is made of
+ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")  # schedules that do not look at the number of updates
+ADDRESSES = ("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "inference_mode")  # not settings
 
 
 class SafeTrainer(Trainer):
-    """A Trainer whose `identity` (JSON values by name) is sealed into its checkpoints, and that stops at a bad number."""
+    """A Trainer whose `identity` (JSON values by name) is sealed into its checkpoints, and that stops at a bad number.
 
-    identity: dict
+    The identity is whatever an update depends on. How often it saves, logs and evaluates, on what and where to, the
+    split of a batch into steps and processes, and gradient checkpointing are not in it and may differ at a resume.
+    """
+
+    def __init__(self, model, args, optimizers=(None, None), **kwargs):
+        super().__init__(model=model, args=args, optimizers=optimizers, **kwargs)
+        self.add_callback(AsOftenAsAskedNow())
+        self.given = given_rule(*optimizers)
+        self.identity = {"mixed_precision": self.accelerator.mixed_precision, "dtype": str(model.dtype)}
+        self.identity |= adapters(model)
+        self.identity["number of trained weights"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run."""
+        """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run.
+
+        To go on for more updates than planned is the same run only under a schedule that does not end (`ENDLESS`).
+        """
+        self.identity |= update_rule(self.args, planned_updates(self.args, len(self.train_dataset))) | self.given
         if resume_from_checkpoint:
             resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint, self.identity)
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
@@ -41,7 +63,8 @@ class SafeTrainer(Trainer):
                 raise
             if not has_finite_weights(self.model):
                 raise FloatingPointError(
-                    f"{problem}; the update before it broke the weights: lower the rate, resume"
+                    f"{problem}; the update before it broke the weights: start anew with a lower learning_rate "
+                    "(a resumed run keeps the rate it began with)"
                 ) from None
             kept = Path(self.args.output_dir) / "last-finite"
             self.save_model(str(kept))
@@ -65,8 +88,10 @@ class SafeTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            self.args.save_total_limit = limit
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                torch.save(self.args, folder / TRAINING_ARGS_NAME)  # the Trainer's was written without the limit
                 seal(folder, self.identity)
         except Exception as problem:  # whatever the writers raise when a disk is full, and each has its own
             shutil.rmtree(folder, ignore_errors=True)
@@ -79,12 +104,63 @@ class SafeTrainer(Trainer):
             drop_oldest(folder.parent, limit, {str(folder), str(self.state.best_model_checkpoint)})
 
 
+class AsOftenAsAskedNow(TrainerCallback):
+    """A resumed run saves, logs and evaluates as its own arguments say; the Trainer does as the checkpoint's said."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
+def planned_updates(args, count) -> int:
+    """The number of updates that `args` plan on `count` pairs, as the Trainer finds it."""
+    if args.max_steps > 0:
+        return args.max_steps
+    size = args.train_batch_size * args.world_size
+    steps = count // size if args.dataloader_drop_last else math.ceil(count / size)
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(steps / args.gradient_accumulation_steps)))
+
+
+def update_rule(args, updates) -> dict:
+    """What an update does, by name: optimizer, rate, clipping, schedule over the planned `updates`."""
+    kind, warmup = SchedulerType(args.lr_scheduler_type).value, args.get_warmup_steps(updates)
+    schedule = kind if kind == "constant" else f"{kind}, {warmup} updates of warm-up"
+    schedule += "" if kind in ENDLESS else f", {updates} updates in all"
+    return {name: getattr(args, name, None) for name in UPDATE} | {"schedule": schedule}
+
+
+def given_rule(optimizer, scheduler) -> dict:
+    """As `update_rule`, of an optimizer and a schedule that were made outside; {} if there is none.
+
+    Such a schedule cannot be read, so its class stands for it: that it goes on as it began is the caller's to see to.
+    """
+    rule = {}
+    if optimizer is not None:
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        rule |= {"optim": type(optimizer).__name__, "optim_args": str(groups)}
+        rule |= {"learning_rate": [group.get("initial_lr", group["lr"]) for group in groups]}
+    if scheduler is not None:
+        rule |= {"schedule": type(scheduler).__name__}
+    return rule
+
+
+def adapters(model) -> dict:
+    """The configuration of a PEFT model's adapters by name, addresses and unset values aside; {} of any other model."""
+    found = {}
+    for name, config in getattr(model, "peft_config", {}).items():
+        values = {k: v for k, v in config.to_dict().items() if v and k not in ADDRESSES}
+        values |= {k: sorted(map(str, v)) for k, v in values.items() if isinstance(v, set)}
+        found |= {
+            f"{name} adapter's {k}": v if isinstance(v, (str, int, float, list)) else str(v) for k, v in values.items()
+        }
+    return found
+
+
 def seal(folder, run: dict) -> None:
     """Mark the checkpoint in `folder` as whole and as one of the run that `run` describes (JSON values by name)."""
     folder = Path(folder)
     files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     unfinished = folder / f"{SEAL}.unfinished"
-    unfinished.write_text(json.dumps({"run": run, "files": files}, indent=1), encoding="utf-8")
+    unfinished.write_text(json.dumps({"run": run, "files": files}, indent=1, default=str), encoding="utf-8")
     os.replace(unfinished, folder / SEAL)
 
 
@@ -114,9 +190,11 @@ def flaw(folder, run: dict) -> str | None:
         theirs, files = dict(mark["run"]), dict(mark["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"it has no readable {SEAL}: it was cut off while being written, or made by another program"
-    for name, value in run.items():
-        if theirs.get(name) != value:
-            return f"it belongs to another run: its {name} is {theirs.get(name)!r}, here it is {value!r}"
+    run = json.loads(json.dumps(run, default=str))
+    for name in [*run, *(name for name in theirs if name not in run)]:
+        if theirs.get(name) != run.get(name):
+            here, there = (shorten(repr(values.get(name)), 100, placeholder=" …") for values in (run, theirs))
+            return f"it belongs to another run: its {name} is {there}, here it is {here}"
     for name, checksum in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -147,7 +225,9 @@ def find_checkpoint(output_dir, wanted, run: dict) -> str:
                 print(f"passed over {line}")
             return str(path)
         problems.append(f"{path}: {problem}")
-    raise ValueError(f"no checkpoint to resume in {output_dir}" + "".join(f"; {line}" for line in problems))
+    newest = f": {problems[0]}" if problems else ""
+    older = f"; nor can the {len(problems) - 1} older be resumed" if len(problems) > 1 else ""
+    raise ValueError(f"no checkpoint to resume in {output_dir}{newest}{older}")
 
 
 def _checksum(path) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")  # its newest name in transformers, and its first
 DESCRIPTION = """\
 Train a causal language model on preference pairs with Direct Preference Optimization.
 
@@ -60,7 +61,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="of the order of the pairs (default: %(default)s)")
     run.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
     run.add_argument(
-        "--resume", nargs="?", const=True, metavar="FOLDER", help="go on from FOLDER, or the newest whole one"
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="FOLDER",
+        help="go on from FOLDER, or the newest whole one, with the options it had (saving, logging, evaluation aside)",
     )
     run.add_argument(
         "--report-to", default="none", help="where metrics go: tensorboard, wandb, … (default: %(default)s)"
@@ -79,13 +84,17 @@ def other_settings(given) -> dict:
     """`--set name=value` as typed values for `TrainingArguments`; an unknown name is a `ValueError`."""
     from transformers import HfArgumentParser, TrainingArguments
 
-    words = []
+    words = ["--output_dir=."]  # the one field without a default
     for item in given:
         name, equals, value = item.partition("=")
-        if not equals or name not in TrainingArguments.__dataclass_fields__:
+        field = TrainingArguments.__dataclass_fields__.get(name)
+        if not equals or field is None or not field.init:
             raise ValueError(f"--set {item}: expected name=value with the name of a field of TrainingArguments")
-        words += [f"--{name}", value]
-    known = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(["--output_dir", ".", *words])[0]
+        words.append(f"--{name}={value}")
+    try:
+        known = HfArgumentParser(TrainingArguments, exit_on_error=False).parse_args(words)
+    except argparse.ArgumentError as problem:
+        raise ValueError(f"--set {problem.argument_name.split('/')[0].lstrip('-')}: {problem.message}") from None
     return {item.partition("=")[0]: getattr(known, item.partition("=")[0]) for item in given}
 
 
@@ -116,7 +125,6 @@ def train(options) -> None:
         "gradient_accumulation_steps": options.accumulate,
         "bf16": options.precision == "bf16",
         "fp16": options.precision == "fp16",
-        "gradient_checkpointing": options.gradient_checkpointing,
         "save_steps": options.save_steps,
         "save_total_limit": 2,
         "eval_strategy": "steps" if options.eval_steps else "no",
@@ -128,6 +136,8 @@ def train(options) -> None:
         "use_cpu": options.cpu,
         "report_to": options.report_to,
     }
+    if options.gradient_checkpointing:
+        settings |= {next(name for name in CHECKPOINTING if name in TrainingArguments.__dataclass_fields__): True}
     arguments = TrainingArguments(**settings | other_settings(options.set))
     if options.eval_steps and not options.eval_data:
         raise ValueError("--eval-steps needs --eval-data")

@@ -71,7 +71,7 @@ def head_on(model, positions):
     while hasattr(model, "module"):
         model = model.module
     head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions].unsqueeze(0), *inputs[1:]))
+    handle = head.register_forward_pre_hook(lambda _, x: (x[0][positions.to(x[0].device)].unsqueeze(0), *x[1:]))
     try:
         yield
     finally:
@@ -88,8 +88,7 @@ def row_logps(model, input_ids, position_ids, branch, targets):
     mask = row_mask(branch, next(p.dtype for p in model.parameters() if p.is_floating_point()))
     with head_on(model, scored):
         outputs = model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-    logits = outputs.logits[0]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = outputs.logits[0].to(torch.promote_types(outputs.logits.dtype, torch.float32))
     logps = -F.cross_entropy(logits, targets[scored], reduction="none")
     table = logps.new_zeros(branch.shape).masked_scatter(scored, logps)
     return tuple(torch.where(branch == side, table, 0).sum(dim=1) for side in (CHOSEN, REJECTED))
@@ -101,11 +100,11 @@ def pair_logps(model, batch):
 
 
 @torch.no_grad()
-def why_not_shared(model, rows, pad_token_id=0) -> str | None:
+def why_not_shared(model, rows, pad_token_id=0, device=None) -> str | None:
     """Why these tokenised pairs cannot go through `model` as shared-prompt rows, in one clause; None if they can.
 
-    They cannot where attention takes no such mask (anything but sdpa and eager), where the longest row is over a
-    layer's attention window, and where a probe with that row differs from `sequence_logps`, the definition.
+    They cannot where attention is neither sdpa nor eager, where the longest row is over a layer's window, and where a
+    probe with that row differs from `sequence_logps`, the definition, or lets one reply see the other.
     """
     config = model.config.get_text_config()
     attention = getattr(config, "_attn_implementation", None)
@@ -118,21 +117,23 @@ def why_not_shared(model, rows, pad_token_id=0) -> str | None:
     window = min((window for window in windows if window), default=None)
     if window and row_length(longest) > window:
         return f"the longest row has {row_length(longest)} tokens and a layer's attention window is {window}"
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
+    other = longest | {"chosen": [(token + 1) % config.vocab_size for token in longest["chosen"]]}
     try:
-        ours = torch.stack(row_logps(model, **collate_rows([longest], pad_token_id, device)))
+        ours = torch.stack(row_logps(model, **collate_rows([longest, other], pad_token_id, device)))
         definition = torch.stack(sequence_logps(model, **collate([longest], pad_token_id, device)).chunk(2))
     except torch.OutOfMemoryError:
         raise  # more memory is what is missing, not another layout
     except IndexError:
         limit = getattr(config, "max_position_embeddings", "so many")
-        raise ValueError(
-            f"the longest pair does not fit the model, which knows {limit} positions: lower max_length"
-        ) from None
+        raise ValueError(f"the longest pair has more than the model's {limit} positions: lower max_length") from None
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as problem:
         return f"the model does not take such a row ({str(problem).splitlines()[0][:120]})"
     room = 1e-3 if definition.dtype == torch.float64 or model.dtype == torch.float32 else 3e-2
-    off = (ours - definition).abs().max().item()
-    if not off <= room * max(1.0, definition.abs().max().item()):
+    off, seen = (ours[:, :1] - definition).abs().max().item(), (ours[1, 0] - ours[1, 1]).abs().item()
+    size = max(1.0, definition.abs().max().item())
+    if not seen <= 1e-5 * size:  # 0 in any precision where the mask holds
+        return f"its mask does not hold: one reply changes the other's log-prob by {seen:.3g} nats"
+    if not off <= room * size:
         return f"on the longest row its log-probs are {off:.3g} nats away from the definition's"
     return None

@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from toylib.cache import add_reference_logps, cache_key, reference_mark
+from toylib.cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.checkpoints import SafeTrainer
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.models import check_vocabulary, switch_off_dropout
@@ -31,9 +31,8 @@ class DPOTrainer(SafeTrainer):
     sequences each (`toylib.logps`), and the log says which. Prompts that do not fit `max_length` are cut from their
     left, pairs whose reply alone is too long are dropped, both are counted and printed. Dropout is switched off.
 
-    Raises `ValueError` for settings, data or a tokenizer that cannot be used and for a reference that shares weights
-    with the model; `FloatingPointError`, naming the rows, when a loss or a gradient is not finite: the weights before
-    that step are then in `output_dir/last-finite`. `train_sampling_strategy` is by length, or "sequential".
+    Raises `ValueError` for what cannot be used; `FloatingPointError`, naming the rows, for a loss or a gradient that is
+    not finite: the weights before it are in `output_dir/last-finite`. `train_sampling_strategy`: length or "sequential".
     """
 
     _seen = None  # sums over the pairs since the last log, by metric, and their number
@@ -68,8 +67,10 @@ class DPOTrainer(SafeTrainer):
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
         switch_off_dropout(model)
         rows = {"train": tokenize_pairs(train_dataset, processing_class, max_length)}
-        if eval_dataset is not None:
-            rows["eval"] = sorted(tokenize_pairs(eval_dataset, processing_class, max_length), key=row_length)
+        several = isinstance(eval_dataset, dict)
+        sets = {f"eval_{name}": pairs for name, pairs in eval_dataset.items()} if several else {"eval": eval_dataset}
+        for name, pairs in sets.items() if eval_dataset is not None else ():
+            rows[name] = sorted(tokenize_pairs(pairs, processing_class, max_length), key=row_length)
         check_vocabulary(model, rows)
         pad, known = processing_class.pad_token_id, model.config.get_text_config().vocab_size
         self.pad_token_id = pad if pad is not None and pad < known else processing_class.eos_token_id  # never looked at
@@ -77,7 +78,7 @@ class DPOTrainer(SafeTrainer):
             model=model,
             args=args,
             train_dataset=rows["train"],
-            eval_dataset=rows.get("eval"),
+            eval_dataset={name: rows[f"eval_{name}"] for name in eval_dataset} if several else rows.get("eval"),
             processing_class=processing_class,
             data_collator=self.collate,
             compute_metrics=lambda seen: dict(zip(("loss", *METRICS), seen.predictions.mean(axis=0), strict=True)),
@@ -85,32 +86,33 @@ class DPOTrainer(SafeTrainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # the older name of `loss_is_scaled_for_ga = False`
-        self.score_once(model if ref_model is None else ref_model, is_policy=ref_model is None)
+        self.score_once((model if ref_model is None else ref_model).eval(), rows, ref_model is None)
 
-    def score_once(self, reference, is_policy):
+    def score_once(self, reference, sets, is_policy):
         """Choose the layout, and have every row scored by the reference: by the policy's own base if `is_policy`."""
-        rows = [*self.train_dataset, *(self.eval_dataset or [])]
-        reference.to(self.args.device).eval()  # the Trainer sets the policy to train mode at every step
+        rows, device, pad = [row for part in sets.values() for row in part], self.args.device, self.pad_token_id
         base = is_policy and hasattr(reference, "peft_config")
         if base and not hasattr(reference.base_model, "prefix"):
-            raise ValueError(
-                "of the PEFT models only adapters inside layers (LoRA and its kin, by get_peft_model) can be trained"
-            )
-        with reference.disable_adapter() if base else contextlib.nullcontext():
-            problem = why_not_shared(reference, rows, self.pad_token_id)
-            problem = problem or (None if is_policy else why_not_shared(self.model, rows, self.pad_token_id))
+            raise ValueError("of PEFT models, only adapters inside layers (LoRA and its kin) can be trained")
+        with placed_on(reference, device), reference.disable_adapter() if base else contextlib.nullcontext():
+            problem = why_not_shared(reference, rows, pad, device)
+            problem = problem or (None if is_policy else why_not_shared(self.model, rows, pad))
             if problem and self.is_world_process_zero():
                 print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
             self.collate_inputs = collate if problem else collate_rows
             size = max(self.args.train_batch_size, self.args.eval_batch_size)
             mark = reference_mark(reference, (reference.base_model.prefix, "modules_to_save.") if base else ())
-            add_reference_logps(reference, mark, rows, self.collate_inputs, self.pad_token_id, self.accelerator, size)
-        self.identity = {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16], "seed": self.data_seed}
+            add_reference_logps(reference, mark, sets, self.collate_inputs, pad, self.accelerator, size)
+        self.identity |= {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16], "seed": self.data_seed}
         self.identity |= {"pairs an update": self.get_total_train_batch_size(self.args)}
         self.identity |= {"average_logps": self.average_logps} | self.loss_settings
 
     def collate(self, rows):
         """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
+        if "ref_logps" not in rows[0]:
+            raise ValueError(
+                "the reference scores pairs once, at construction: pass held-out ones there (eval_dataset)"
+            )
         dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
         beside = {
             "ref_logps": torch.tensor([row["ref_logps"] for row in rows], dtype=dtype),
