@@ -1,7 +1,7 @@
 """The long comparisons of notebook 07: reward model + PPO, online DPO and DPO, over settings and seeds.
 
-    python data/rlhf_runs.py              everything, in this order (about half an hour on 2 cores)
-    python data/rlhf_runs.py tuning       one part: tuning, quality, hacking, composite, noise
+    python data/rlhf_runs.py              everything, in this order (about an hour on 2 cores)
+    python data/rlhf_runs.py tuning       one part: tuning, quality, hacking, composite, noise, passes
 
 Each part writes data/results/rlhf_<part>.csv, one row a measurement. `tuning` looks at `dev` prompts only; the others
 take the settings that won there, and report on the hand-written test prompts and the held-out phrasings.
@@ -26,6 +26,7 @@ from toylib.train import evaluate_dpo
 
 RESULTS = DATA / "results"
 SEEDS = (0, 1, 2)
+ONE_PASS = 26  # steps of 24 pairs, the reward model's
 REPLIES = 640  # sampled in one run of PPO or of online DPO
 GRIDS = {
     "ppo": [{"kl_coefficient": kl, "learning_rate": lr} for lr in (1e-4, 3e-4, 1e-3) for kl in (0.05, 0.2)],
@@ -181,10 +182,11 @@ def flip(pairs, share, seed):
     ]
 
 
-def accuracies(rewards, policy=None):
+def accuracies(rewards=None, policy=None):
     """The share of clean held-out pairs ranked right by the reward model, and by the implicit reward of `policy`."""
-    clean = list(load_preferences("support", "test"))
-    table = {"reward_model_accuracy": reward_accuracy(rewards, TOKENIZER, clean)}
+    clean, table = list(load_preferences("support", "test")), {}
+    if rewards is not None:
+        table["reward_model_accuracy"] = reward_accuracy(rewards, TOKENIZER, clean)
     if policy is not None:
         measured = evaluate_dpo(policy, MODEL, TOKENIZER, tokenize_pairs(clean, TOKENIZER), beta=0.1)
         table["implicit_accuracy"] = measured["eval_rewards/accuracies"]
@@ -208,12 +210,39 @@ def noise():
                 save("noise", rows)
 
 
+def passes():
+    """At the most noise: how each reward ranks clean pairs after one pass over the noisy ones, and after DPO's steps.
+
+    DPO at its own rate and at the reward model's.
+    """
+    judged, rows = Judged("test", "heldout", every=2), []
+    tuned, last = best("dpo")
+    for seed in SEEDS:
+        pairs = flip(PAIRS, 0.4, seed)
+        for steps in (ONE_PASS, last):
+            trained = train_reward_model(MODEL, TOKENIZER, pairs, steps=steps, seed=seed)[0]
+            row = {"seed": seed, "reward": "reward model", "learning_rate": 3e-4, "step": steps}
+            rows.append(row | {"accuracy": accuracies(trained)["reward_model_accuracy"]})
+        for rate in (tuned["learning_rate"], 3e-4):
+
+            def on_step(step, metrics, policy, seed=seed, rate=rate):
+                if step in (ONE_PASS, last):
+                    row = {"seed": seed, "reward": "DPO's", "learning_rate": rate, "step": step}
+                    row |= {"accuracy": accuracies(policy=policy)["implicit_accuracy"]}
+                    rows.append(row | judged(policy, seed))
+
+            print(f"\nDPO at {rate:g}, seed {seed}", flush=True)
+            how = tuned | {"learning_rate": rate, "steps": last, "seed": seed, "on_step": on_step}
+            train_dpo(MODEL, TOKENIZER, pairs, **how)
+        save("passes", rows)
+
+
 def save(part, rows):
     RESULTS.mkdir(exist_ok=True)
     pandas.DataFrame(rows).to_csv(RESULTS / f"rlhf_{part}.csv", index=False, float_format="%.4g")
 
 
-PARTS = {one.__name__: one for one in (tuning, quality, hacking, composite, noise)}
+PARTS = {one.__name__: one for one in (tuning, quality, hacking, composite, noise, passes)}
 
 if __name__ == "__main__":
     asked = sys.argv[1:] or list(PARTS)

@@ -13,13 +13,15 @@ import tempfile
 import pandas
 from transformers import TrainingArguments
 
+from toylib import plots, plots_sweep
 from toylib.judge import judge
 from toylib.models import load_model
 from toylib.preferences import load_preferences, load_prompts
 from toylib.replies import sample_replies
 from toylib.report import report
-from toylib.sweep import RESULTS, Sweep, save_sweep, sweep_beta
+from toylib.sweep import RESULTS, Sweep, load_sweep, save_sweep, sweep_beta
 from toylib.trainer import DPOTrainer
+from toylib.widgets_lab import STATIC
 
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDS = (0, 1, 2)
@@ -104,6 +106,14 @@ def train_lengths(model, tokenizer, pairs, beta, seed, average_logps):
     return policy.eval()
 
 
+def draw_lab():
+    """The picture in the README: what notebook 05 shows where nothing runs."""
+    sweep = load_sweep("beta")
+    picture = plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, STATIC))
+    (RESULTS / "beta_lab.png").write_bytes(picture)
+
+
 if __name__ == "__main__":
     save_sweep(run_betas(), "beta")
+    draw_lab()
     run_lengths().to_csv(RESULTS / "length.csv", index=False, float_format="%.4g")

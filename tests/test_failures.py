@@ -1,0 +1,261 @@
+"""The broken variants of notebook 06 break what they are said to break, and nothing else."""
+
+import math
+
+import nbformat
+import pandas
+import pytest
+import torch
+from conftest import ROOT
+from test_shown_once import shown
+from tiny import PAIRS, tiny_model, tiny_tokenizer
+
+from toylib import claim, dpo_loss, failures, frozen_copy, plots_failures, train_dpo
+from toylib.failures import (
+    at_equal_kl,
+    flip_labels,
+    implicit_accuracy,
+    leave_dropout_on,
+    longer_chosen,
+    mean_score,
+    pads_counted,
+    prompt_counted,
+    right_score,
+    run_dpo,
+    score_once,
+    synced_reference,
+    tied_reference,
+    without_eos,
+    without_shift,
+)
+from toylib.preferences import collate, tokenize_pairs
+
+ROWS = tokenize_pairs(PAIRS, tiny_tokenizer())
+MODEL = tiny_model(dtype=torch.float64)
+POLICY = tiny_model(seed=1, dtype=torch.float64)
+
+
+def delta(score, rows=ROWS):
+    """Δ of each pair under two unlike models."""
+    with torch.no_grad():
+        ours, theirs = (torch.stack(score(model, rows)) for model in (POLICY, MODEL))
+    return (ours - theirs)[0] - (ours - theirs)[1]
+
+
+# ---- the loop ----
+
+
+def test_with_nothing_broken_the_loop_is_train_dpo():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    settings = {"beta": 0.2, "learning_rate": 1e-3, "steps": 5, "batch_size": 2, "seed": 3}
+    ours, history = run_dpo(model, ROWS, score_once(frozen_copy(model), ROWS), **settings)
+    theirs, log = train_dpo(model, tokenizer, PAIRS, **settings)
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert history["loss"].tolist() == pytest.approx(log["loss"].tolist(), abs=1e-4)
+    assert (0.2 * history["chosen"]).tolist() == pytest.approx(log["rewards/chosen"].tolist(), abs=1e-4)
+    assert any(not torch.equal(a, b) for a, b in zip(ours.parameters(), model.parameters(), strict=True))
+
+
+def test_the_loop_that_notebook_06_shows_is_the_one_it_imports():
+    reference = score_once(MODEL, ROWS)
+    with_doors = shown("06", "dpo_with_doors")
+    by_hand = with_doors(MODEL, ROWS, right_score, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
+    policy, _ = run_dpo(MODEL, ROWS, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
+    assert all(torch.equal(a, b) for a, b in zip(by_hand.parameters(), policy.parameters(), strict=True))
+
+
+def test_a_reference_that_was_scored_once_answers_in_any_order():
+    reference = score_once(MODEL, ROWS, batch_size=3)
+    with torch.no_grad():
+        there = torch.stack(right_score(MODEL, ROWS[::-1]))
+    assert torch.allclose(torch.stack(reference(POLICY, ROWS[::-1])), there, atol=1e-9), "whoever asks"
+
+
+# ---- the reference ----
+
+
+def test_tied_to_the_policy_the_loss_is_ln2_and_the_gradient_exactly_zero():
+    policy = tiny_model(seed=1).requires_grad_(True)
+    logps = right_score(policy, ROWS)
+    loss = dpo_loss(*logps, *logps, beta=0.5).losses.mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
+    assert all((p.grad == 0).all() for p in policy.parameters())
+
+
+def test_tied_by_a_second_forward_pass_only_rounding_is_left_of_the_gradient():
+    _, tied = run_dpo(tiny_model(), ROWS, tied_reference, steps=1, batch_size=4)
+    _, right = run_dpo(tiny_model(), ROWS, score_once(tiny_model(), ROWS), steps=1, batch_size=4)
+    assert tied["gradient"].iloc[0] < 1e-5 and right["gradient"].iloc[0] > 1e-2
+
+
+def test_synced_the_loss_stays_at_ln2_while_the_policy_moves():
+    model = tiny_model()
+    policy, history = run_dpo(model, ROWS, synced_reference, steps=5, batch_size=4, learning_rate=1e-2)
+    assert history["loss"].tolist() == pytest.approx([math.log(2)] * 5, abs=1e-6)
+    assert (history["gradient"] > 1e-2).all() and (history["accuracy"] == 0).all()
+    assert implicit_accuracy(policy, model, ROWS) == 1
+
+
+# ---- scores ----
+
+
+def test_the_prompt_cancels_in_delta_with_sums_and_not_with_means():
+    assert torch.allclose(delta(prompt_counted), delta(right_score), atol=1e-9)
+    by_mean = delta(lambda model, rows: prompt_counted(model, rows, average=True))
+    assert not torch.allclose(by_mean, delta(mean_score), atol=1e-3)
+    with torch.no_grad():
+        counted, right = (torch.stack(score(MODEL, ROWS)) for score in (prompt_counted, right_score))
+    assert (counted < right - 1).all(), "the logged log-probs do change"
+
+
+def test_pads_make_a_pairs_delta_depend_on_its_neighbours():
+    alone = torch.cat([delta(pads_counted, [row]) for row in ROWS])
+    together = delta(pads_counted)
+    assert (alone - together).abs().max() > 1e-2
+    assert torch.allclose(torch.cat([delta(right_score, [row]) for row in ROWS]), delta(right_score), atol=1e-9)
+
+
+def test_pads_counted_is_right_where_there_is_no_padding():
+    row = ROWS[0] | {"rejected": ROWS[0]["chosen"][:-1][::-1] + ROWS[0]["chosen"][-1:]}
+    assert torch.allclose(delta(pads_counted, [row]), delta(right_score, [row]), atol=1e-9)
+
+
+def test_without_the_shift_each_token_is_scored_after_it_was_seen():
+    with torch.no_grad():
+        chosen, _ = without_shift(MODEL, ROWS[:1])
+        batch = collate(ROWS[:1], failures.PAD)
+        logps = MODEL(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.log_softmax(-1)
+    start, reply = len(ROWS[0]["prompt"]), ROWS[0]["chosen"]
+    by_hand = sum(logps[0, start + i, token].item() for i, token in enumerate(reply))
+    assert chosen.item() == pytest.approx(by_hand) and chosen.item() != pytest.approx(
+        right_score(MODEL, ROWS[:1])[0].item()
+    )
+
+
+def test_means_are_sums_over_the_number_of_tokens():
+    with torch.no_grad():
+        sums, means = right_score(MODEL, ROWS), mean_score(MODEL, ROWS)
+    for total, mean, name in zip(sums, means, ("chosen", "rejected"), strict=True):
+        assert torch.allclose(mean * torch.tensor([len(row[name]) for row in ROWS]), total)
+
+
+def test_dropout_makes_step_zero_differ_from_ln2():
+    model, reference = tiny_model(), score_once(tiny_model(), ROWS)
+    _, history = run_dpo(model, ROWS, reference, steps=1, batch_size=4, dropout=0.2)
+    _, right = run_dpo(model, ROWS, reference, steps=1, batch_size=4)
+    assert abs(history["loss"].iloc[0] - math.log(2)) > 1e-3
+    assert right["loss"].iloc[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert not model.training
+    leave_dropout_on(model, 0.2)
+    assert model.training and model.model.layers[0].self_attn.attention_dropout == 0.2
+
+
+# ---- pairs ----
+
+
+def test_flipping_swaps_exactly_the_share_asked_for_and_more_flips_include_fewer():
+    rows = [{"number": i, "prompt": [1], "chosen": [2], "rejected": [3]} for i in range(100)]
+
+    def flipped(share, seed=0):
+        return {
+            row["number"] for row in flip_labels(rows, share, seed) if row["chosen"] == [3] and row["rejected"] == [2]
+        }
+
+    assert [len(flipped(share)) for share in (0.0, 0.1, 0.5)] == [0, 10, 50]
+    assert flipped(0.1) < flipped(0.5) and flipped(0.1) != flipped(0.1, seed=1)
+
+
+def test_a_reference_scored_once_knows_replies_that_were_turned_round_and_no_others():
+    reference, flipped = score_once(MODEL, ROWS), flip_labels(ROWS, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(reference(None, ROWS), reference(None, flipped)[::-1], strict=True))
+    with pytest.raises(KeyError):
+        reference(None, [ROWS[0] | {"chosen": ROWS[1]["chosen"]}])
+
+
+def test_without_eos_no_reply_ends_in_the_end_of_sequence_token():
+    eos = ROWS[0]["chosen"][-1]
+    for row, cut in zip(ROWS, without_eos(ROWS), strict=True):
+        assert cut["chosen"] + [eos] == row["chosen"] and cut["rejected"] + [eos] == row["rejected"]
+
+
+def test_the_hurried_labeller_chooses_the_longer_reply_and_changes_nothing_else():
+    labelled = longer_chosen(ROWS)
+    assert all(len(row["chosen"]) >= len(row["rejected"]) for row in labelled)
+    assert any(new["chosen"] == row["rejected"] for new, row in zip(labelled, ROWS, strict=True))
+    for new, row in zip(labelled, ROWS, strict=True):
+        assert sorted([new["chosen"], new["rejected"]]) == sorted([row["chosen"], row["rejected"]])
+        assert new["prompt"] == row["prompt"]
+
+
+# ---- comparing ----
+
+
+def test_at_equal_kl_a_straight_line_is_drawn_between_the_checkpoints():
+    run = pandas.DataFrame({"step": [10, 20, 40], "kl": [0.0, 1.0, 3.0], "win": [0.5, 0.6, 0.8]})
+    assert at_equal_kl(run, 2.0, "win") == pytest.approx(0.7)
+    assert at_equal_kl(run, 1.0, "win") == pytest.approx(0.6)
+    assert at_equal_kl(run.iloc[::-1], 0.5, "win") == pytest.approx(0.55), "the order of the lines does not matter"
+
+
+def test_at_equal_kl_takes_the_first_crossing_and_never_guesses_beyond_the_run():
+    run = pandas.DataFrame({"step": [10, 20, 40], "kl": [1.0, 3.0, 2.0], "win": [0.6, 0.8, 0.1]})
+    assert at_equal_kl(run, 2.0, "win") == pytest.approx(0.7)
+    assert math.isnan(at_equal_kl(run, 5.0, "win")) and math.isnan(at_equal_kl(run, 0.5, "win"))
+
+
+# ---- figures ----
+
+
+def test_two_runs_are_told_apart_by_more_than_colour():
+    run = pandas.DataFrame({"loss": [0.7, 0.6], "win": [0.5, math.nan]}, index=[1, 2])
+    for axis in plots_failures.beside({"right": run, "broken": run}, ["loss", "win"]).axes:
+        right, broken = axis.get_lines()[:2]
+        assert right.get_linestyle() != broken.get_linestyle() and right.get_color() != broken.get_color()
+
+
+# ---- the claims of notebook 06 ----
+
+
+def claim_cell(name):
+    """The source of the cell of notebook 06 that states claim `name`."""
+    path = next((ROOT / "notebooks").glob("06_*.ipynb"))
+    return next(cell.source for cell in nbformat.read(path, 4).cells if f'"{name}",' in cell.source)
+
+
+def shipped(name):
+    return pandas.read_csv(ROOT / "data" / "results" / f"{name}.csv")
+
+
+@pytest.mark.parametrize("contrary", [False, True])
+def test_the_claim_on_flipped_labels_fails_when_the_study_says_otherwise(contrary, capsys):
+    flips = shipped("flips")
+    if contrary:  # the more flips, the better
+        flips["flipped"] = (0.5 - flips["flipped"]).round(1)
+    scope = {"at_end": flips[flips["step"] == 80], "claim": claim}
+    scope |= {"wins": pandas.DataFrame({"long is chosen": [0.4], "brief is good": [0.7]})}
+    if contrary:
+        with pytest.raises(AssertionError, match="C20"):
+            exec(claim_cell("C20"), scope)  # noqa: S102 (our own notebook)
+        assert "C20" not in capsys.readouterr().out
+    else:
+        exec(claim_cell("C20"), scope)  # noqa: S102
+        assert "✓ C20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("contrary", [False, True])
+def test_the_claim_on_length_fails_when_the_study_says_otherwise(contrary, capsys):
+    study = shipped("failures")
+    if contrary:  # it was the balanced pairs that taught length
+        swap = {"confounded, sum": "balanced, sum", "balanced, sum": "confounded, sum"}
+        study["run"] = study["run"].replace(swap)
+    names = [f"{pairs}, {kind}" for pairs in ("confounded", "balanced") for kind in ("sum", "mean")]
+    last = {name: study[study["run"] == name].sort_values("step").groupby("seed").last() for name in names}
+    scope = {"claim": claim, "seeds": lambda run, column: last[run][column]}
+    scope |= {"lengths": pandas.DataFrame({"x": [0.1, 0.9, 0.5, 0.5]}, index=names)}
+    if contrary:
+        with pytest.raises(AssertionError, match="D07"):
+            exec(claim_cell("D07"), scope)  # noqa: S102
+    else:
+        exec(claim_cell("D07"), scope)  # noqa: S102
+        assert "✓ D07" in capsys.readouterr().out
