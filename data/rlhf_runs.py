@@ -196,18 +196,27 @@ def accuracies(rewards=None, policy=None):
 def noise():
     """All of them from the same noisy pairs; and how each reward, the model's and the implicit one, ranks clean pairs."""
     judged, rows = Judged("test", "heldout", every=2), []
-    for share in (0.4, 0.3):
+    for share in (0.4, 0.3, 0.0):
         for seed in SEEDS:
-            pairs = flip(PAIRS, share, seed)
-            rewards = reward_model(pairs, seed)
-            for method in GRIDS:
-                settings, step = best(method)
-                watch = Watch(method, judged, seed, steps=(step,))
-                print(f"\n{share:.0%} flipped, {method}, seed {seed}", flush=True)
-                policy = train(method, settings, watch, scorer=scorer_of(rewards), pairs=pairs, seed=seed)
-                ranked = accuracies(rewards, policy if method == "dpo" else None)
-                rows += rows_of(watch, flipped=share, method=method, seed=seed, **ranked)
-                save("noise", rows)
+            rows += noisy_runs(judged, share, seed, [*GRIDS, *(["robust dpo"] if share else [])])
+            save("noise", rows)
+
+
+def noisy_runs(judged, share, seed, methods):
+    """Their lines at one share of flips and one seed. Robust DPO is told the true share; its other settings are DPO's."""
+    pairs, rows = flip(PAIRS, share, seed), []
+    rewards = reward_model(pairs, seed)
+    for name in methods:
+        method = name.removeprefix("robust ")
+        settings, step = best(method)
+        if name != method:
+            settings |= {"loss_type": "robust", "label_smoothing": share}
+        watch = Watch(method, judged, seed, steps=(step,))
+        print(f"\n{share:.0%} flipped, {name}, seed {seed}", flush=True)
+        policy = train(method, settings, watch, scorer=scorer_of(rewards), pairs=pairs, seed=seed)
+        ranked = accuracies(rewards, policy if method == "dpo" else None)
+        rows += rows_of(watch, flipped=share, method=name, seed=seed, **ranked)
+    return rows
 
 
 def passes():
