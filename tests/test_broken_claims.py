@@ -22,7 +22,7 @@ BROKEN = [
     ("D04", "02", "preferences", "ids if ids[-1:] == [eos] else ids + [eos]", "ids"),
     ("C07", "03", "loss", "-(1 - label_smoothing) * F.logsigmoid(z)", "-(1 - label_smoothing) * F.logsigmoid(-z)"),
     ("C10", "03", "loss", "delta = chosen_logratios - rejected_logratios", "delta = chosen_logratios + rejected_logratios"),
-    ("C33", "03", "loss", "z = beta * delta", "z = delta"),
+    ("C33", "03", "loss", "-(1 - label_smoothing) * F.logsigmoid(z)", "-(1 - label_smoothing) * F.logsigmoid(-z)"),
     ("D10", "03", "loss", "torch.sigmoid(-beta * delta)", "torch.sigmoid(beta * delta)"),
 ]  # fmt: skip
 

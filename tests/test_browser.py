@@ -110,7 +110,7 @@ def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
     with serve("elsewhere", *no_kernel) as address, chromium() as page:
         page.goto(address(f"lab/tree/notebooks/{path.name}"))
         page.wait_for_timeout(4000)
-        page.get_by_role("button", name="No Kernel").click()
+        page.get_by_role("button", name="No Kernel", exact=True).click()
         for alt in alts:
             picture = page.get_by_alt_text(alt)
             scroll_to(page, picture)

@@ -35,7 +35,7 @@ def beside(runs, columns, logarithmic=(), height=2.6):
     `runs` is a dict of label → DataFrame indexed by step, the right run first. A column that is measured at a few
     steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear within 1).
     """
-    figure, axes = new_figure(columns=len(columns), height=height, width=8.2)
+    figure, axes = new_figure(columns=len(columns), height=height, width=1.64 * max(3, len(columns)))
     for axis, column in zip(axes, columns, strict=True):
         for (label, history), style in zip(runs.items(), RUNS, strict=False):
             values = history[column].dropna() if column in history else []
