@@ -1,0 +1,565 @@
+"""Notebook 09: its cards, the code from memory, the mock interview without a browser, and that every claim is reached."""
+
+import gc
+import io
+import json
+import random
+import re
+import threading
+import time
+
+import ipywidgets
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+from PIL import Image
+from tiny import padded, random_sequences, tiny_model
+
+from toylib import claim, interview, sequence_logps, widgets, widgets_interview
+from toylib.claims import Claimed, claimed
+from toylib.interview import GROUPS, LEVELS, OPEN, Card, Evidence, Sentence, is_supported, read_cards, read_sentences
+from toylib.widgets_interview import GRADES, Interview, draw
+
+NOTEBOOK = ROOT / "notebooks" / "09_the_interview.ipynb"
+IDS = (ROOT / "tests" / "claims.txt").read_text().split()
+CARDS = read_cards(NOTEBOOK)
+ANSWERS = ("The answer in one minute", "The follow-up", "The eight lines")
+
+each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.question[:50])
+
+
+@pytest.fixture(scope="module")
+def closed():
+    return claimed(NOTEBOOK.parent)
+
+
+# ---- the cards ----
+
+
+def test_there_are_forty_cards_in_four_groups_of_three_levels():
+    assert len(CARDS) >= 40
+    for group in GROUPS:
+        assert sum(card.group == group for card in CARDS) >= 8
+        assert {card.level for card in CARDS if card.group == group} == set(LEVELS)
+
+
+@each_card
+def test_a_card_is_short_and_whole(card):
+    assert 15 <= len(card.answer.split()) <= 120
+    assert not card.question[0].islower() and card.think and len(card.weak.split()) >= 2
+    assert not re.search(r"\$|\\|<", card.answer + card.weak)  # the widget shows plain text and a little markdown
+    assert card.follow_up and card.follow_up != card.question
+
+
+@each_card
+def test_a_card_has_evidence_in_other_sections(card):
+    assert card.evidence and all("#" in one.address for one in card.evidence)
+    assert any(one.claims for one in card.evidence)
+
+
+@each_card
+def test_what_a_card_names_was_claimed_where_it_leads(card, closed):
+    for label, address, ids in card.evidence:
+        name = address.partition("#")[0] or NOTEBOOK.name
+        assert label.startswith(name[:2])
+        assert not [id for id in ids if name not in {one.notebook for one in closed.get(id, [])}], (label, ids)
+
+
+def test_every_claim_is_reached_from_a_card():
+    assert len(IDS) == len(set(IDS)) == 53
+    assert set(IDS) == {id for card in CARDS for one in card.evidence for id in one.claims}
+
+
+def test_every_claim_was_claimed_by_a_run(closed):
+    assert sorted(set(IDS) ^ set(closed)) == []
+
+
+@pytest.mark.parametrize("heading, count", list(zip(ANSWERS, (4, 5, 8), strict=True)))
+def test_each_sentence_of_the_model_answers_is_supported(heading, count, closed):
+    sentences = read_sentences(NOTEBOOK, heading)
+    assert len(sentences) == count
+    assert not [one.text for one in sentences if not is_supported(one, closed, NOTEBOOK)]
+
+
+GOOD = """### Why?
+
+*Decide · hard.* **Think:** of the end.
+
+<details><summary>Answer</summary>
+
+Because of **this**.
+
+And that.
+
+**Evidence:** [04 Is it better?](04_train_it.ipynb#Is-it-better?) (C02, C21); [Why?](#Why?)
+
+**A weak answer:** "No."
+
+**Follow-up:** [Why?](#Why?)
+
+</details>"""
+
+
+def notebook_of(folder, *sources):
+    cells = [{"cell_type": "markdown", "source": source} for source in sources]
+    path = folder / "09_x.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return path
+
+
+def test_a_card_is_read_as_it_is_written(tmp_path):
+    evidence = (
+        Evidence("04 Is it better?", "04_train_it.ipynb#Is-it-better?", ("C02", "C21")),
+        Evidence("Why?", "#Why?", ()),
+    )
+    answer = "Because of **this**.\n\nAnd that."
+    card = Card("Decide", "hard", "Why?", "of the end.", answer, evidence, '"No."', "Why?")
+    assert read_cards(
+        notebook_of(tmp_path, "# T", "### Not one", "## Decide\n\nx", GOOD, "## Else", "### Nor this")
+    ) == [card]
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("Decide · hard", "Derive it · hard", "not a card of 'Decide'"),
+        ("hard", "harder", "not a card"),
+        ("**Evidence:**", "Evidence:", "not a card"),
+        ("**Follow-up:** [Why?]", "**Follow-up:** [What?]", "no card: 'What?'"),
+        ("", "", "asked twice: 'Why?'"),
+    ],
+)
+def test_a_card_that_is_none_is_named(tmp_path, old, new, said):
+    cards = [GOOD.replace(old, new)] if old else [GOOD, GOOD]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_cards(notebook_of(tmp_path, "## Decide", *cards))
+
+
+def test_a_sentence_without_support_is_found(tmp_path):
+    path = notebook_of(tmp_path, "## Here")
+    there = {"C01": [Claimed("09_x.ipynb", "text")], "C02": [Claimed("08_x.ipynb", "text")]}
+
+    def supported(*evidence):
+        return is_supported(Sentence("x", evidence), there, path)
+
+    here = Evidence("x", "#Here", ("C01",))
+    assert supported(here) and supported(here, Evidence("x", "#Here", ()))
+    assert not supported()
+    assert not supported(Evidence("x", "#Here", ()))  # names no claim
+    assert not supported(here, Evidence("x", "#There", ("C01",)))  # no such heading
+    assert not supported(here, Evidence("x", "07_x.ipynb#Here", ()))  # no such file
+    assert not supported(Evidence("x", "#Here", ("C02",)))  # claimed, but elsewhere
+    assert not supported(Evidence("x", "#Here", ("C03",)))  # claimed nowhere
+
+
+def test_what_was_claimed_is_read_from_outputs_and_not_from_code(tmp_path, capsys):
+    claim("C07", "it is so", bool(IDS), "evidence")
+    printed = capsys.readouterr().out
+    outputs = [{"output_type": "stream", "text": ["✓ repaired\n", *printed.splitlines(keepends=True)]}]
+    cells = [
+        {"cell_type": "code", "source": 'claim("C08", "never run", holds)', "outputs": []},
+        {"cell_type": "code", "source": "", "outputs": outputs},
+        {"cell_type": "markdown", "source": "✓ C09  in prose"},
+    ]
+    for name in ("01_a.ipynb", "02_b.ipynb", "other.ipynb"):
+        (tmp_path / name).write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    assert claimed(tmp_path) == {"C07": [("01_a.ipynb", "it is so"), ("02_b.ipynb", "it is so")]}
+
+
+# ---- code from memory ----
+
+
+@pytest.fixture(scope="module")
+def setting():
+    policy, reference = tiny_model(seed=1), tiny_model(seed=2)
+    return policy, reference, padded(random_sequences(8), extra=2)
+
+
+def logps(model, input_ids, attention_mask, completion_mask):
+    rows = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, :-1].log_softmax(-1)
+    return picked(rows, input_ids[:, 1:], completion_mask[:, 1:]).sum(1)
+
+
+def picked(rows, ids, mask):
+    return rows.gather(2, ids.unsqueeze(2)).squeeze(2) * mask
+
+
+def raw(model, batch):
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def no_shift(model, **batch):
+    return picked(raw(model, batch).log_softmax(-1), batch["input_ids"], batch["completion_mask"]).sum(1)
+
+
+def backward_shift(model, **batch):
+    rows = raw(model, batch).log_softmax(-1)
+    return picked(rows[:, 1:], batch["input_ids"][:, :-1], batch["completion_mask"][:, :-1]).sum(1)
+
+
+def with_mask(mask):
+    def answer(model, **batch):
+        rows = raw(model, batch).log_softmax(-1)[:, :-1]
+        return picked(rows, batch["input_ids"][:, 1:], mask(batch)).sum(1)
+
+    return answer
+
+
+def positions_softmax(model, **batch):
+    return picked(
+        raw(model, batch).log_softmax(1)[:, :-1], batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]
+    ).sum(1)
+
+
+def no_softmax(model, **batch):
+    return picked(raw(model, batch)[:, :-1], batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]).sum(1)
+
+
+def probabilities(model, **batch):
+    return picked(
+        raw(model, batch).softmax(-1)[:, :-1], batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]
+    ).sum(1)
+
+
+def row_mean(model, **batch):
+    return logps(model, **batch) / (batch["input_ids"].shape[1] - 1)
+
+
+WRONG_LOGPS = [
+    (lambda model, **batch: sequence_logps(model, **batch, average=True), "a mean where the sum belongs"),
+    (row_mean, "a mean over the whole row"),
+    (no_shift, "the shift is missing"),
+    (backward_shift, "the shift goes the wrong way"),
+    (with_mask(lambda b: b["attention_mask"][:, 1:]), "the prompt is counted"),
+    (with_mask(lambda b: torch.ones_like(b["input_ids"][:, 1:])), "prompt and padding are counted"),
+    (with_mask(lambda b: b["completion_mask"][:, 1:] + 1 - b["attention_mask"][:, 1:]), "the padding is counted"),
+    (with_mask(lambda b: b["completion_mask"][:, :-1]), "the mask is one token off"),
+    (positions_softmax, "the softmax runs over the positions"),
+    (no_softmax, "there is no log-softmax"),
+    (probabilities, "these are probabilities"),
+    (lambda model, **batch: -logps(model, **batch), "the sign is turned"),
+    (lambda model, **batch: logps(model, **batch).sum(), "summed over the batch"),
+    (lambda model, **batch: logps(model, **batch).detach(), "without a gradient"),
+    (lambda model, **batch: logps(model, **batch)[:, None], "the shape is (8, 1)"),
+    (lambda model, **batch: logps(model, **batch) * torch.nan, "nan"),
+    (lambda model, **batch: logps(model, **batch) + 0.01, "none of the usual slips"),
+    (lambda model, **batch: 0.5, "a tensor is wanted"),
+    (lambda model, **batch: None, OPEN),
+]
+
+
+@pytest.mark.parametrize("answer", [logps, sequence_logps], ids=["by hand", "toylib"])
+def test_right_sequence_logps_pass(answer, setting):
+    policy, _, batch = setting
+    assert interview.check_sequence_logps(answer, policy, batch) == "✓ right"
+
+
+@pytest.mark.parametrize("answer, said", WRONG_LOGPS, ids=[said for _, said in WRONG_LOGPS])
+def test_wrong_sequence_logps_are_named(answer, said, setting):
+    policy, _, batch = setting
+    assert said in interview.check_sequence_logps(answer, policy, batch)
+
+
+def of(z, frozen=True, average=False):
+    """A mean DPO loss of −log σ(z(chosen, rejected, ref_chosen, ref_rejected, β))."""
+
+    def answer(policy, reference, batch, beta):
+        ours = sequence_logps(policy, **batch, average=average).chunk(2)
+        with torch.set_grad_enabled(not frozen):
+            theirs = sequence_logps(reference, **batch, average=average).chunk(2)
+        return -F.logsigmoid(z(*ours, *theirs, beta)).mean()
+
+    return answer
+
+
+def right_z(c, r, rc, rr, beta):
+    return beta * ((c - rc) - (r - rr))
+
+
+def changed(change):
+    return lambda *given: change(of(right_z)(*given), given)
+
+
+def one_model(policy, reference, batch, beta):
+    return of(right_z)(policy, policy, batch, beta)
+
+
+def losses_of(policy, reference, batch):
+    with torch.no_grad():
+        ours, theirs = (sequence_logps(m, **batch).chunk(2) for m in (policy, reference))
+    return lambda beta: -F.logsigmoid(right_z(*ours, *theirs, beta))
+
+
+WRONG_LOSSES = [
+    (of(lambda *given: -right_z(*given)), "the sign of Δ is wrong"),
+    (changed(lambda loss, _: -loss), "the minus is missing"),
+    (of(lambda c, r, rc, rr, b: b * (c - r) - (rc - rr)), "β stands on the policy's side only"),
+    (of(lambda c, r, rc, rr, b: b * (c - rc) - (r - rr)), "β stands on the chosen side only"),
+    (of(lambda c, r, rc, rr, b: (c - rc) - b * (r - rr)), "β stands on the rejected side only"),
+    (of(lambda c, r, rc, rr, b: right_z(c, r, rc, rr, 1)), "β is missing"),
+    (of(lambda c, r, rc, rr, b: right_z(c, r, rc, rr, 1 / b)), "β divides"),
+    (of(lambda c, r, rc, rr, b: b * (c - r)), "the reference is missing"),
+    (of(lambda c, r, rc, rr, b: b * ((c + rc) - (r + rr))), "the reference is added"),
+    (of(right_z, average=True), "token means where sums belong"),
+    (of(right_z, frozen=False), "reference gets a gradient"),
+    (one_model, "Δ is always 0"),
+    (lambda p, q, batch, beta: (1 - (-losses_of(p, q, batch)(beta)).exp()).mean(), "the logarithm is missing"),
+    (lambda p, q, batch, beta: -(-losses_of(p, q, batch)(beta)).exp().mean(), "the logarithm is missing"),
+    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).sum(), "summed over the pairs"),
+    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta), "one loss a pair"),
+    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).mean(), "without a gradient"),
+    (changed(lambda loss, _: loss + 0.01), "none of the usual slips"),
+    (changed(lambda loss, _: loss.item()), "a tensor is wanted"),
+    (lambda *given: None, OPEN),
+]
+
+
+def test_the_right_loss_passes_and_leaves_the_models_alone(setting):
+    policy, reference, batch = setting
+    assert interview.check_dpo_loss(of(right_z), policy, reference, batch) == "✓ right"
+    assert all(p.grad is None for model in (policy, reference) for p in model.parameters())
+
+
+@pytest.mark.parametrize("answer, said", WRONG_LOSSES, ids=[f"{n} {said}" for n, (_, said) in enumerate(WRONG_LOSSES)])
+def test_a_wrong_loss_is_named(answer, said, setting):
+    assert said in interview.check_dpo_loss(answer, *setting)
+
+
+def test_no_two_slips_make_the_same_number(setting):
+    """Or one would be named for the other."""
+    policy, reference, batch = setting
+    with torch.no_grad():
+        two = [[sequence_logps(m, **batch, average=a).chunk(2) for m in (policy, reference)] for a in (False, True)]
+        slips = [
+            {"right": sequence_logps(policy, **batch), **interview._wrong_logps(policy, **batch)},
+            {"right": losses_of(policy, reference, batch)(0.3).mean(), **interview._wrong_losses(*two, 0.3)},
+        ]
+    for values in slips:
+        names = list(values)
+        for n, one in enumerate(names):
+            assert not [other for other in names[n + 1 :] if interview._close(values[one], values[other])], one
+
+
+def test_the_notebook_is_committed_unanswered_and_its_solution_is_right(setting):
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    (stub,) = [
+        "".join(cell["source"])
+        for cell in cells
+        if "def my_dpo_loss" in "".join(cell["source"]) and cell["cell_type"] == "code"
+    ]
+    (solution,) = [text for text in interview.markdown_cells(NOTEBOOK) if "def my_dpo_loss" in text]
+    assert "<details><summary>Solution</summary>" in solution.split("```python")[0]
+    policy, reference, batch = setting
+    for source, said in ((stub, OPEN), (solution.split("```python\n")[1].split("```")[0], "✓ right")):
+        scope = {"torch": torch, "F": F}
+        exec(source, scope)  # noqa: S102 (our own notebook)
+        assert interview.check_sequence_logps(scope["my_sequence_logps"], policy, batch) == said
+        assert interview.check_dpo_loss(scope["my_dpo_loss"], policy, reference, batch) == said
+
+
+# ---- the interview, without a page ----
+
+
+def test_questions_come_from_the_groups_in_turn_and_none_twice():
+    for level in (None, *LEVELS):
+        drawn = Interview(CARDS, 8, level, seed=1)
+        cards = [drawn.card, *drawn.to_come]
+        assert len(set(cards)) == 8 and level in (None, *{card.level for card in cards})
+        assert {card.group for card in cards[:4]} == {card.group for card in cards[4:]} == set(GROUPS)
+
+
+def test_a_draw_is_another_one_each_time_but_for_a_seed():
+    draws = [[card.question for card in Interview(CARDS, 8, None, seed).to_come] for seed in (1, 1, 2, None, None)]
+    assert draws[0] == draws[1] != draws[2] and draws[3] != draws[4]
+
+
+def test_more_questions_than_cards_are_all_cards():
+    assert len(draw(CARDS[:5], 12, None, random.Random(0))) == 5
+
+
+def test_an_answer_is_graded_only_once_it_is_open():
+    one = Interview(CARDS, 4, None, seed=0)
+    first = one.card
+    one.grade(GRADES[0])
+    assert one.card is first and not one.graded
+    one.show()
+    seconds = one.seconds
+    one.show()
+    assert one.seconds == seconds >= 0
+    one.grade(GRADES[1])
+    assert one.card is not first and [(card, grade) for card, grade, _ in one.graded] == [(first, GRADES[1])]
+
+
+def test_the_follow_up_is_asked_where_you_had_it_and_only_there():
+    for grade in GRADES:
+        one = Interview(CARDS, 4, None, seed=0)
+        deeper = one.all[one.card.follow_up]
+        planned = one.to_come[0]
+        one.show()
+        one.grade(grade)
+        assert one.card is (deeper if grade == GRADES[0] else planned)
+        while one.card:
+            one.show()
+            one.grade(grade)
+        assert len(one.graded) == 4 == len(set(one.asked()))
+
+
+def test_the_time_of_an_answer_is_measured_until_it_is_opened(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    one = Interview(CARDS, 4, None, seed=0)
+    now[0] = 142.5
+    one.show()
+    now[0] = 500.0
+    one.grade(GRADES[2])
+    assert one.graded[0][2] == 42.5 and one.started == 500.0
+
+
+# ---- the widget ----
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as (bundle, metadata)."""
+    import IPython.display
+
+    calls = []
+    monkeypatch.setattr(
+        IPython.display, "display", lambda bundle, metadata=None, raw=False: calls.append((bundle, metadata))
+    )
+    monkeypatch.setattr(widgets, "_open", {})
+    return calls
+
+
+def known_widgets():
+    eight = getattr(ipywidgets.widgets.widget, "_instances", None)
+    return ipywidgets.Widget.widgets if eight is None else eight
+
+
+class Page:
+    """The mock interview as a reader meets it: what can be pressed, and what stands there."""
+
+    def __init__(self, shown, seed=0):
+        widgets_interview.mock_interview(CARDS, seed)
+        self.box = known_widgets()[shown[-1][0][widgets.WIDGET_VIEW]["model_id"]]
+        top, self.question, self.clock, row, self.answer = self.box.children
+        self.level, self.count, self.start = top.children
+        self.show, *self.grades = row.children
+
+    def text(self):
+        return re.sub(
+            r"<style>.*?</style>|<[^>]+>",
+            "",
+            self.question.value + self.clock.value + self.answer.value,
+            flags=re.DOTALL,
+        )
+
+    def usable(self):
+        return [button.description for button in (self.start, self.show, *self.grades) if not button.disabled]
+
+
+def test_an_interview_from_start_to_review(shown):
+    page = Page(shown)
+    assert page.usable() == ["Start"] and page.clock.value == ""
+    page.count.value = 4
+    page.start.click()
+    grades = (0, 2, 1, 2)
+    for number, grade in enumerate(grades, 1):
+        card = page.box.interview.card
+        assert f"{number} of 4 · {card.group} · {card.level}" in page.text()
+        assert card.question in page.text().replace("&amp;", "&") and page.answer.value == ""
+        assert page.usable() == ["Start again", "Show the answer"]
+        page.show.click()
+        assert page.usable() == ["Start again", *GRADES]
+        for words in ("Evidence:", "A weak answer:", "You took 0:0"):
+            assert words in page.text()
+        assert all(f'href="{one.address}"'.replace("'", "&#x27;") in page.answer.value for one in card.evidence)
+        page.grades[grade].click()
+    assert page.usable() == ["Start again"] and page.clock.value == ""
+    assert "I had it: 1, partly: 1, not yet: 2." in page.text()
+    missed = [card for card, grade, _ in page.box.interview.graded if grade != GRADES[0]]
+    for card in missed:
+        assert widgets_interview.as_html(card.question) in page.answer.value
+        assert widgets_interview.links_html(card) in page.answer.value
+    assert widgets_interview.as_html(page.box.interview.graded[0][0].question) not in page.answer.value
+    page.start.click()
+    assert page.box.interview.graded == [] and "1 of 4" in page.text()
+
+
+def test_a_level_can_be_chosen_and_a_perfect_interview_has_nothing_to_review(shown):
+    page = Page(shown)
+    page.level.value, page.count.value = "hard", 8
+    page.start.click()
+    assert page.box.interview.card.level == "hard"
+    while page.box.interview.card:
+        page.show.click()
+        page.grades[0].click()
+    assert "I had it: 8" in page.text() and "Nothing to review" in page.text()
+
+
+def test_the_clock_is_drawn_anew_for_each_question_and_runs_without_a_thread(shown):
+    threads = set(threading.enumerate())
+    page = Page(shown)
+    page.start.click()
+    clocks = []
+    for _ in range(3):
+        clocks.append(page.clock.value)
+        assert "animation: toylib-10 10s steps(10) infinite" in clocks[-1]
+        page.show.click()
+        assert "animation" not in page.clock.value
+        page.grades[1].click()
+    assert len(set(clocks)) == 3
+    assert set(threading.enumerate()) == threads
+
+
+def test_answers_over_time_are_said_at_the_end(shown, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    page = Page(shown)
+    page.count.value = 4
+    page.start.click()
+    slow = page.box.interview.card
+    while page.box.interview.card:
+        now[0] += 130 if page.box.interview.card is slow else 5
+        page.show.click()
+        page.grades[1].click()
+    assert f"Over time: {widgets_interview.as_html(slow.question)}</p>" in page.answer.value
+
+
+def test_running_the_cell_again_leaves_nothing_of_the_old_interview(shown, monkeypatch):
+    run = ["cell", "run 1"]
+    monkeypatch.setattr(widgets, "_cell_and_run", lambda: tuple(run))
+    none = set(known_widgets())
+    page = Page(shown)
+    page.start.click()
+    of_one = len(set(known_widgets()) - none)
+    for number in (2, 3):
+        run[1] = f"run {number}"
+        again = Page(shown)
+        again.start.click()
+    gc.collect()
+    assert len(set(known_widgets()) - none) == of_one
+    assert page.box.comm is None and page.start.comm is None and again.start.comm is not None
+
+
+def test_only_widgets_that_ipywidgets_7_has_too(shown):
+    def kinds(widget):
+        return {type(widget).__name__} | {kind for child in getattr(widget, "children", ()) for kind in kinds(child)}
+
+    assert kinds(Page(shown).box) == {"VBox", "HBox", "Dropdown", "Button", "HTML"}
+
+
+def test_one_output_holds_the_widget_the_picture_and_the_words(shown):
+    Page(shown)
+    ((bundle, metadata),) = shown
+    assert set(bundle) == {widgets.WIDGET_VIEW, "image/png", "text/plain"}
+    assert Image.open(io.BytesIO(bundle["image/png"])).format == "PNG"
+    assert metadata == {"image/png": {"alt": bundle["text/plain"]}} and str(len(CARDS)) in bundle["text/plain"]
+
+
+def test_what_stands_in_a_card_is_shown_as_text():
+    text = "`a < b` & **bold** *soft* [x](y.ipynb#z)"
+    assert widgets_interview.as_html(text) == (
+        '<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z" target="_blank" rel="noopener" style="text-decoration: underline">x</a>'
+    )
