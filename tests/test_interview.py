@@ -80,6 +80,7 @@ def test_each_sentence_of_the_model_answers_is_supported(heading, count, closed)
     sentences = read_sentences(NOTEBOOK, heading)
     assert len(sentences) == count
     assert not [one.text for one in sentences if not is_supported(one, closed, NOTEBOOK)]
+    assert any(one.changed for one in sentences) and not all(one.changed for one in sentences)
 
 
 GOOD = """### Why?
@@ -141,7 +142,7 @@ def test_a_sentence_without_support_is_found(tmp_path):
     there = {"C01": [Claimed("09_x.ipynb", "text")], "C02": [Claimed("08_x.ipynb", "text")]}
 
     def supported(*evidence):
-        return is_supported(Sentence("x", evidence), there, path)
+        return is_supported(Sentence("x", evidence, False), there, path)
 
     here = Evidence("x", "#Here", ("C01",))
     assert supported(here) and supported(here, Evidence("x", "#Here", ()))

@@ -90,6 +90,7 @@ def read_cards(path) -> list[Card]:
 class Sentence(NamedTuple):
     text: str
     evidence: tuple[Evidence, ...]
+    changed: bool  # not as the seed has it: marked so in the text
 
 
 def read_sentences(path, heading) -> list[Sentence]:
@@ -97,7 +98,7 @@ def read_sentences(path, heading) -> list[Sentence]:
     for source in markdown_cells(path):
         if source.lstrip("#").strip().splitlines()[0] == heading:
             lines = [line for line in source.splitlines() if line.startswith('- "')]
-            return [Sentence(line[3:].split('"')[0], evidence_in(line)) for line in lines]
+            return [Sentence(line[3:].split('"')[0], evidence_in(line), "*Changed:" in line) for line in lines]
     raise ValueError(f"no cell with the heading {heading!r} in {Path(path).name}")
 
 
