@@ -82,7 +82,7 @@ def chromium(width=1400, height=900):
         browser.close()
 
 
-def run_all(page, timeout=600):
+def run_all(page, timeout=1500):
     """All cells of the notebook that JupyterLab shows, in a restarted kernel; waits for the end, `timeout` seconds."""
     page.wait_for_function(READY)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
