@@ -86,10 +86,13 @@ class Slider:
         return found
 
     def frames(self, seconds, speed=1.5):
-        """New pictures a second while the handle goes to and fro, `speed` times its track a second."""
+        """New pictures a second while the handle goes to and fro, `speed` times its track a second.
+
+        It goes on beyond `seconds` where no picture has come by then: a rate is never 0, for 20 seconds at the most.
+        """
         self.forget()
         started = time.monotonic()
-        while (now := time.monotonic() - started) < seconds:
+        while (now := time.monotonic() - started) < seconds or (now < 20 and not self.seen()[1]):
             self.move(0.1 + 0.8 * abs((now * speed + 1) % 2 - 1))
             time.sleep(0.004)
         self.page.wait_for_timeout(700)
