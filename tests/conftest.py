@@ -1,6 +1,8 @@
 """What all tests share: the option --all and the mark `slow`, the repository's root, and lab.py as a module."""
 
 import importlib.util
+import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +17,12 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes long or needs a browser; runs with --all only")
+    config.reference_cache = tempfile.TemporaryDirectory()  # also of kernels and browsers: tests find what newcomers do
+    os.environ["TOYLIB_CACHE"] = config.reference_cache.name
+
+
+def pytest_unconfigure(config):
+    config.reference_cache.cleanup()
 
 
 def pytest_collection_modifyitems(config, items):

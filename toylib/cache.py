@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from toylib.reference import fingerprint
 from toylib.rows import pair_logps, row_length
@@ -58,7 +59,9 @@ def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, 
         accelerator.process_index :: accelerator.num_processes
     ]
     scored = []
-    for part in tqdm(parts, "reference log-probs", disable=len(parts) < 20 or not accelerator.is_main_process):
+    silent = len(parts) < 20 or not accelerator.is_main_process
+    # A line of text, gone when done: the bar of a notebook is a widget, and dead where that is opened without a kernel.
+    for part in tqdm(parts, "reference log-probs", leave=False, file=sys.stdout, ncols=80, disable=silent):
         batch = collate_inputs([rows[i] for i in part], pad_token_id, accelerator.device)
         with accelerator.autocast():
             chosen, rejected = pair_logps(reference, batch)
