@@ -11,6 +11,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from toylib.chat import message_of
 from toylib.judge import find_slots
 
 TEXT = Path(__file__).resolve().parent / "text"
@@ -48,7 +49,7 @@ def as_prompt(message: str) -> str:
 
 def phrasing_of(prompt: str) -> str:
     """A hand-written prompt as a phrasing: its order number and name become slots again (a product stays as it is)."""
-    message = prompt.removeprefix("Customer: ").removesuffix("\nAgent:")
+    message = message_of(prompt)
     for slot, value in find_slots(message):
         if slot != "product":
             message = re.sub(rf"\b{value}\b", "{" + slot + "}", message, flags=re.IGNORECASE)

@@ -9,6 +9,7 @@ take the settings that won there, and report on the hand-written test prompts an
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas
 
 from toylib import load_model, load_preferences, train_dpo
+from toylib.failures import turned_round
 from toylib.judge import judge
 from toylib.preferences import DATA, load_prompts, read_file, tokenize_pairs
 from toylib.replies import sample_replies
@@ -169,17 +171,8 @@ def composite():
 
 def flip(pairs, share, seed):
     """The pairs with chosen and rejected swapped in `share` of them, drawn by `seed`."""
-    import random
-
-    chosen = set(random.Random(seed).sample(range(len(pairs)), round(share * len(pairs))))
-    swapped = {"chosen": "rejected", "rejected": "chosen"}
-    return [
-        {
-            name: pair[swapped.get(name, name)] if i in chosen else pair[name]
-            for name in ("prompt", "chosen", "rejected")
-        }
-        for i, pair in enumerate(pairs)
-    ]
+    flipped = set(random.Random(seed).sample(range(len(pairs)), round(share * len(pairs))))
+    return [turned_round(pair) if i in flipped else pair for i, pair in enumerate(pairs)]
 
 
 def accuracies(rewards=None, policy=None):

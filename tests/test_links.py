@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT
-from test_notebooks import anchors, headings, links
+from test_notebooks import headings, text_of
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PAGES = [*NOTEBOOKS, ROOT / "README.md", ROOT / "data" / "README.md"]
@@ -37,9 +37,20 @@ def within(page):
     ]
 
 
+def links(markdown):
+    text = text_of(markdown)
+    inline = re.findall(r"\]\(<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)", text)
+    return inline + re.findall(r"""(?:href|src)=["']([^"']+)["']""", text)
+
+
 @functools.cache
-def cached_anchors(page):
-    return anchors(page)
+def anchors(page):
+    """What a link to this file can point at, as JupyterLab and nbconvert (notebooks) or GitHub (markdown) name it."""
+    texts = [re.sub(r"[*`]", "", text) for _, text in headings(markdown(page))]
+    named = {text.replace(" ", "-") for text in texts}
+    if page.suffix != ".ipynb":
+        named = {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+    return named | set(re.findall(r"""(?:id|name)=["']([^"']+)["']""", markdown(page)))
 
 
 @each_page
@@ -47,7 +58,7 @@ def test_links_lead_to_files_of_the_repository_and_to_their_headings(page):
     broken = [
         link
         for link, target, anchor in within(page)
-        if not (target.is_relative_to(ROOT) and target.exists()) or (anchor and anchor not in cached_anchors(target))
+        if not (target.is_relative_to(ROOT) and target.exists()) or (anchor and anchor not in anchors(target))
     ]
     assert not broken
 

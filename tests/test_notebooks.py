@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -147,39 +146,6 @@ def test_headings_go_down_one_level_at_a_time(path):
     levels = [level for level, _ in all_headings(path)]
     assert levels[:1] == [1] and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
-
-
-def anchors(path):
-    """What a link to this file can point at, as JupyterLab and nbconvert (notebooks) or GitHub (markdown) name it."""
-    if path.suffix == ".ipynb":
-        texts = [re.sub(r"[*`]", "", text) for _, text in all_headings(path)]
-        source = "\n".join(cell.source for cell in load(path).cells if cell.cell_type == "markdown")
-        named = {text.replace(" ", "-") for text in texts}
-    else:
-        source = path.read_text(encoding="utf-8")
-        named = {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for _, text in headings(source)}
-    return named | set(re.findall(r"""(?:id|name)=["']([^"']+)["']""", source))
-
-
-def links(markdown):
-    text = text_of(markdown)
-    inline = re.findall(r"\]\(<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)", text)
-    return inline + re.findall(r"""(?:href|src)=["']([^"']+)["']""", text)
-
-
-@each_notebook
-def test_links_within_the_repository_lead_somewhere(path):
-    broken = []
-    for cell in load(path).cells:
-        for link in links(cell.source) if cell.cell_type == "markdown" else []:
-            if re.match(r"[a-z]+:", link):
-                continue
-            name, _, anchor = link.partition("#")
-            target = (path.parent / unquote(name)).resolve() if name else path
-            inside = target.is_relative_to(ROOT) and target.exists()
-            if not inside or (anchor and unquote(anchor) not in anchors(target)):
-                broken.append(link)
-    assert not broken
 
 
 # ---- the claims ----

@@ -20,7 +20,7 @@ from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import frozen_copy
 from toylib.replies import Replies, sample_replies
 from toylib.reward_model import ScalarModel, descend, score
-from toylib.train import batch_loss, batches
+from toylib.train import batch_loss, batches, progress_line
 
 
 class Rollout(NamedTuple):
@@ -149,7 +149,8 @@ def train_ppo(
         if on_step is not None:
             on_step(step, metrics, policy, seen.replies)
         history.append({"step": step, **metrics})
-        progress("PPO", step, steps, f"score {metrics['score']:+.2f}  KL {kl:.2f}", started)
+        said = f"score {metrics['score']:+.2f}  KL {kl:.2f}"
+        progress_line(f"PPO step {step}/{steps}  {said}", step, steps, started)
     return policy, pandas.DataFrame(history).set_index("step")
 
 
@@ -224,7 +225,7 @@ def online_dpo(
         if on_step is not None:
             on_step(step, metrics, policy, replies)
         history.append({"step": step, **metrics})
-        progress("online DPO", step, steps, f"loss {metrics['loss']:.3f}", started)
+        progress_line(f"online DPO step {step}/{steps}  loss {metrics['loss']:.3f}", step, steps, started)
     return policy, pandas.DataFrame(history).set_index("step")
 
 
@@ -240,10 +241,3 @@ def check_run(prompts, steps, batch_size, kl_coefficient=0.0, clip=0.2, epochs=1
         raise ValueError(f"kl_coefficient must be a number of at least 0, got {kl_coefficient!r}")
     if not 0 < clip < 1:
         raise ValueError(f"clip must be between 0 and 1, got {clip!r}")
-
-
-def progress(name, step, steps, said, started):
-    """One line that overwrites itself: step, what is said of it, and the seconds left while there are any."""
-    left = (time.monotonic() - started) / step * (steps - step)
-    tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
-    print(f"\r{name} step {step}/{steps}  {said}{tail}", end="", flush=True)

@@ -150,11 +150,16 @@ class LengthGrouped(torch.utils.data.Sampler):
 
 
 def print_progress(step, steps, metrics, started):
-    """One line that overwrites itself: step, loss, accuracy, and the seconds left while there are any."""
+    """The line of a run of DPO: step, loss, accuracy, and the seconds left."""
+    said = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
+    progress_line(f"step {step}/{steps}  {said}", step, steps, started)
+
+
+def progress_line(said, step, steps, started):
+    """What is said of a step, on one line that overwrites itself, and the seconds left while there are any."""
     left = (time.monotonic() - started) / step * (steps - step)
     tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
-    line = f"\rstep {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
-    print(line + tail, end="", flush=True)
+    print(f"\r{said}{tail}", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,19 @@ def live_figure(figure, artists, update, slider, readout):
     return box
 
 
+def slider_for(figure, values, value, description):
+    """A slider through the numbers `values`, now at `value`, as wide as `figure`: what `live_figure` follows."""
+    import ipywidgets
+
+    return ipywidgets.SelectionSlider(
+        options=[(f"{option:g}", option) for option in values],
+        value=value,
+        description=description,
+        continuous_update=True,
+        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
+    )
+
+
 # Pages without tabs, frame and margin; under each layer the figure's background. The same classes in ipywidgets 7 and 8,
 # but for the tab bar's.
 FRAMES_LOOK = """<style>
@@ -177,13 +190,7 @@ def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=
         entries += [f"σ(−βΔ) = {pull / beta:.4f}", f"weight β·σ(−βΔ) = {pull:.4f}"] if weight else []
         return readout(*entries)
 
-    slider = ipywidgets.SelectionSlider(
-        options=[(f"{position:g}", position) for position in positions],
-        value=beta,
-        description="β",
-        continuous_update=True,
-        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
-    )
+    slider = slider_for(figure, positions, beta, "β")
     artists = [artist for panel in panels for artist in panel["artists"]]
     box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
     betas = (0.1, 0.5, 1.0, 3.0) if weight else (0.05, 0.1, 0.5, 2.0)

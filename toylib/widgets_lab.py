@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 
 from toylib import plots, plots_sweep
-from toylib.widgets import live_figure, readout, show_live
+from toylib.chat import message_of
+from toylib.widgets import live_figure, readout, show_live, slider_for
 
 STATIC = (0.02, 0.1, 0.5, 5.0)  # what the picture for pages without a kernel shows, of these those that were trained
 
@@ -38,13 +39,7 @@ def beta_lab(sweep, beta=0.1) -> None:
 
     update(beta)
     left.legend(loc="lower left")
-    slider = ipywidgets.SelectionSlider(
-        options=[(f"{b:g}", b) for b in betas],
-        value=beta,
-        description="β",
-        continuous_update=True,
-        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
-    )
+    slider = slider_for(figure, betas, beta, "β")
     box = live_figure(figure, [*lines.values(), *parts.values()], update, slider, ipywidgets.HTML())
     shown = [b for b in STATIC if b in betas] or betas[:4]
     alt = "The β lab. " + " ".join(sentence(b, curves.loc[b], quality.loc[b]) for b in shown)
@@ -70,9 +65,7 @@ def reply_table(replies) -> str:
     cells = (
         f'<tr><td style="padding: 2px 1em 2px 0; vertical-align: top; width: 40%">{html.escape(prompt)}</td>'
         f'<td style="vertical-align: top">{html.escape(reply.strip()) or "(nothing)"}</td></tr>'
-        for prompt, reply in zip(
-            replies["prompt"].str.removesuffix("\nAgent:").str.removeprefix("Customer: "), replies["reply"], strict=True
-        )
+        for prompt, reply in zip(replies["prompt"].map(message_of), replies["reply"], strict=True)
     )
     head = '<tr><th style="text-align: left">Customer</th><th style="text-align: left">Agent, at this β</th></tr>'
     return f'<table style="line-height: 1.35; margin: 0.6em 0">{head}{"".join(cells)}</table>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toylib import plots, plots_memory
 from toylib.memory import WAYS, ledger, peak
-from toylib.widgets import live_figure, readout, show_live
+from toylib.widgets import live_figure, readout, show_live, slider_for
 
 PAIRS = (1, 2, 4, 8, 16, 32, 64)
 STATIC = (4, 16, 64)  # what the picture for pages without a kernel shows
@@ -28,13 +28,7 @@ def memory_explorer(shape, length, scored, limits, precision="autocast", pairs=1
         plots_memory.fill_bars(bars, totals, held[n], end)
         return readout(f"{n} pairs a step", *(f"{way} {peak(held[n][way]) / 1e9:.2f} GB" for way in WAYS))
 
-    slider = ipywidgets.SelectionSlider(
-        options=[(str(n), n) for n in PAIRS],
-        value=pairs,
-        description="pairs",
-        continuous_update=True,
-        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
-    )
+    slider = slider_for(figure, PAIRS, pairs, "pairs")
     artists = [patch for bar in bars.values() for patch in bar.values()] + list(totals.values())
     box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
     static = {f"{n} pairs, {way}": held[n][way] for n in STATIC for way in WAYS}
