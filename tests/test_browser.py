@@ -117,6 +117,35 @@ def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
         assert page.get_by_text("Error displaying widget").count() == 0
 
 
+def test_the_mock_interview_asks_shows_grades_and_ends_by_keyboard_alone(served):
+    serve, folder = served
+    path = next(folder.glob("09_*.ipynb"))
+    with serve("home") as address, chromium() as page:
+        page.goto(address(f"lab/tree/notebooks/{path.name}"))
+        run_all(page)
+        box = page.locator(".widget-vbox:has(button)")
+        scroll_to(page, box)
+        button = lambda name: box.get_by_role("button", name=name, exact=True)
+        box.locator("select").nth(1).select_option("4 questions")
+        assert button("Show the answer").is_disabled()
+        button("Start").press("Enter")
+        asked = []
+        for grade in ("not yet", "partly", "I had it", "I had it"):
+            page.wait_for_function("button => !button.disabled", arg=button("Show the answer").element_handle())
+            asked.append(box.locator("[aria-live] p b").inner_text())
+            assert box.locator(".toylib-clock").is_visible() and not box.get_by_text("A weak answer:").count()
+            button("Show the answer").press("Enter")
+            box.get_by_text("A weak answer:").wait_for()
+            button(grade).press("Enter")
+        box.get_by_text("That was it.").wait_for()
+        review = box.locator(".widget-html").last.inner_text()
+        assert len(set(asked)) == 4
+        assert [question in review for question in asked] == [True, True, False, False]
+        assert button("Start again").is_enabled()
+        shots(page, f"{path.stem}_interview")
+        assert not [complaint for complaint in page.complaints if not any(words in complaint for words in NOT_OURS)]
+
+
 def test_the_benchmark_of_sliders_prints_its_table_and_its_ratios(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
     import sliders

@@ -128,6 +128,12 @@ def test_first_cell_is_title_time_links_and_badge(path):
     first = load(path).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     assert "minutes" in first.source
+    words = sum(len(cell.source.split()) for cell in load(path).cells if cell.cell_type == "markdown")
+    lines = sum(len(cell.source.split("\n")) for cell in code_cells(path)[1:])
+    promised = int(re.search(r"(\d+) to read", first.source).group(1))
+    assert abs(promised - (words / 200 + lines / 20)) <= 7, "200 words and 20 lines of code a minute"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| \[{path.name[:2]}\].* \| {promised} \|$", readme, re.MULTILINE)
     badge = re.search(r"colab-badge\.svg\)\]\(https://colab\.research\.google\.com/github/([^)\s]*)\)", first.source)
     assert badge and (not badge[1] or badge[1].endswith(f"/notebooks/{path.name}"))
     at = NOTEBOOKS.index(path)

@@ -360,11 +360,11 @@ def test_the_claim_on_quality_says_what_the_runs_say(ppo, word):
 
 def test_the_claim_on_the_composite_names_the_order_and_fails_if_style_pairs_win():
     (verdict,) = from_notebook("composite_verdict")
-    ways = pandas.DataFrame({"method": ["ppo"] * 2 + ["dpo, style pairs"] * 2, "composite": [0.5, 0.6, 0.2, 0.3]})
+    ways = pandas.DataFrame({"method": ["PPO"] * 2 + ["DPO on style pairs"] * 2, "composite": [0.5, 0.6, 0.2, 0.3]})
     text, holds, _ = verdict(ways)
-    assert text.endswith("ppo > dpo, style pairs") and holds
+    assert text.endswith("PPO > DPO on style pairs") and holds
     text, holds, _ = verdict(ways.assign(composite=1 - ways["composite"]))
-    assert text.endswith("dpo, style pairs > ppo") and not holds
+    assert text.endswith("DPO on style pairs > PPO") and not holds
 
 
 @pytest.mark.parametrize(

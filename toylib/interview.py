@@ -90,7 +90,7 @@ def read_cards(path) -> list[Card]:
 class Sentence(NamedTuple):
     text: str
     evidence: tuple[Evidence, ...]
-    changed: bool  # not as the seed has it: marked so in the text
+    changed: bool  # not as the source text has it: marked so in the text
 
 
 def read_sentences(path, heading) -> list[Sentence]:

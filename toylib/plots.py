@@ -145,7 +145,7 @@ def _plot_log_ratios(axis, history):
 
 
 def data_flow(chosen, rejected, policy, reference, beta):
-    """The seed's diagram with one pair's numbers on its arrows.
+    """The diagram of data flow with one pair's numbers on its arrows.
 
     `chosen` and `rejected` are the two replies' texts; `policy` and `reference` are (log-prob of chosen, of rejected).
     """

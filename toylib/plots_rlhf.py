@@ -121,20 +121,21 @@ def hacking(table, start) -> Figure:
 def ways(table, column, title, start=None) -> Figure:
     """One number of several ways to train, a bar for the mean and a dot a seed; `start` marks the untrained model's.
 
-    `table` has the columns `method` and `column`; bars are in the order in which methods first come.
+    `table` has the columns `method` ("PPO", "online DPO", "DPO on …") and `column`; bars are in the order in which
+    methods first come.
     """
     figure, (axis,) = new_figure(height=3.0)
     names = list(dict.fromkeys(table["method"]))
     for row, name in enumerate(names):
         values = table.loc[table["method"] == name, column]
-        key = "online_dpo" if name.startswith("online") else name.split(",")[0]
+        key = "online_dpo" if name.startswith("online") else name.split()[0].lower()
         axis.barh(row, values.mean(), color=METHODS[key][1], height=0.55, alpha=0.75)
         axis.plot(values, [row] * len(values), "o", color=INK, ms=4)
         axis.annotate(f"{values.mean():.2f}", (values.max(), row), (8, 0), textcoords="offset points", va="center")
     if start is not None:
         axis.axvline(start, color=INK, lw=1, ls="--")
         axis.annotate("before", (start, -0.45), (3, 0), textcoords="offset points", fontsize=8)
-    axis.set_yticks(range(len(names)), [name.replace("dpo", "DPO").replace("ppo", "PPO") for name in names])
+    axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(min(0, table[column].min()), 1.15 * table[column].max())
     axis.grid(axis="y", visible=False)
