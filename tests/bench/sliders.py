@@ -88,13 +88,15 @@ class Slider:
     def frames(self, seconds, speed=1.5):
         """New pictures a second while the handle goes to and fro, `speed` times its track a second.
 
-        It goes on beyond `seconds` where no picture has come by then: a rate is never 0, for 20 seconds at the most.
+        It goes on beyond `seconds` where no picture has come by then, for 20 seconds at the most: no rate is 0.
         """
         self.forget()
         started = time.monotonic()
         while (now := time.monotonic() - started) < seconds or (now < 20 and not self.seen()[1]):
             self.move(0.1 + 0.8 * abs((now * speed + 1) % 2 - 1))
             time.sleep(0.004)
+        self.page.wait_for_timeout(50)
+        self.move(0.5)  # a picture counts if it was there before the last move
         self.page.wait_for_timeout(700)
         moved, painted = self.seen()
         return 1000 * sum(at <= moved[-1] for at in painted) / (moved[-1] - moved[0])
