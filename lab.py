@@ -8,8 +8,8 @@
     python3 lab.py bench [engine] [...]   times training against TRL; further arguments go to tests/bench/engine.py
     python3 lab.py bench sliders [...]    times a figure behind a slider against `interact`, in a headless Chromium
 
-Standard library only, because it runs before anything is installed. What needs more (nbclient, ruff) is imported where it is
-used, in the second half, which the Python of .venv runs.
+Standard library only, because it runs before anything is installed. What needs more has the Python of .venv: notebooks are run
+by notebooks/build.py.
 """
 
 import sys
@@ -17,14 +17,11 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036  before anything that an older Python could stumble over
     sys.exit("lab.py needs Python 3.11 or newer, and this one is {}.{}.".format(*sys.version_info))
 
-import asyncio
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -230,8 +227,6 @@ def main(arguments):
     rest = arguments[1:] if arguments[:1] == [command] else arguments
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
-    elif arguments[:1] == ["--inside"]:  # started by hand_over
-        inside(arguments[1], arguments[2:])
     elif command == "address":
         address(rest)
     elif command not in ("lab", "test", "run", "build", "bench"):
@@ -244,141 +239,13 @@ def main(arguments):
         except OSError as error:
             sys.exit(f"lab.py: cannot write {VENV}: {error.strerror}.")
         if command in ("run", "build"):
-            hand_over(ROOT / "lab.py", "--inside", command, *paths)
+            hand_over(NOTEBOOKS / "build.py", command, *paths)
         else:
             {"lab": lab, "test": test, "bench": bench}[command](rest)
-
-
-# ---- notebooks: from here on .venv's Python ------------------------------------------------------------------------
-
-
-def inside(command, paths):
-    start = time.monotonic()
-    for path in map(Path, paths):
-        notebook = formatted(path) if command == "build" else read(path)
-        execute(notebook, path)
-        if command == "build":
-            write(normalised(notebook), path)
-    print(f"{len(paths)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
-
-
-def read(path):
-    """The notebook, with an id for each cell that has none: the first free of cell-01, cell-02, ..."""
-    import nbformat
-
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    taken = {cell.get("id") for cell in notebook["cells"]}
-    for number, cell in enumerate(notebook["cells"], 1):
-        if "id" not in cell:
-            while f"cell-{number:02d}" in taken:
-                number += 1
-            cell["id"] = f"cell-{number:02d}"
-            taken.add(cell["id"])
-    notebook["nbformat_minor"] = max(notebook["nbformat_minor"], 5)
-    return nbformat.reads(json.dumps(notebook), as_version=4)
-
-
-def formatted(path):
-    """The notebook with its code as `ruff format` has it."""
-    import nbformat
-
-    ruff = [sys.executable, "-m", "ruff", "format", "--config", ROOT / "pyproject.toml", "--stdin-filename", path, "-"]
-    done = subprocess.run(ruff, input=nbformat.writes(read(path)).encode(), capture_output=True, check=False)
-    if done.returncode:
-        sys.exit(f"lab.py: {path.name} is not as ruff can format it: {done.stderr.decode(errors='replace').strip()}")
-    return nbformat.reads(done.stdout.decode(), as_version=4)
-
-
-def execute(notebook, path):
-    """Run all cells in a fresh kernel, started in notebooks/, with progress; leave with the error of a cell that fails."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-    start, count, at = time.monotonic(), len(notebook.cells), [0]
-
-    def plain_interrupt(notebook):  # nbclient's own handling of ctrl-C ends in tracebacks
-        if os.name != "nt":
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-
-    def show(cell, cell_index, **_):
-        at[0] = cell_index + 1
-        if sys.stdout.isatty():
-            print(f"\r{path.stem}: cell {at[0]} of {count}, {time.monotonic() - start:.0f} s ", end="", flush=True)
-
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=1800,
-        record_timing=False,
-        store_widget_state=False,
-        on_notebook_start=plain_interrupt,
-        on_cell_start=show,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        clean = re.sub(r"\x1b\[[0-9;]*m", "", getattr(error, "traceback", "") or str(error))
-        line = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else type(error).__name__
-        print(f"\n{clean}", file=sys.stderr)
-        sys.exit(f"lab.py: {path.name}, cell {at[0]} of {count}, failed with {line}")
-    again = "\r" if sys.stdout.isatty() else ""
-    print(f"{again}{path.stem}: {count} cells, {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
-
-
-def normalised(notebook):
-    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece."""
-    python = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    notebook["metadata"] = {"kernelspec": python, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    for cell in notebook["cells"]:
-        for noise in ("execution", "ExecuteTime", "trusted", "collapsed", "scrolled"):
-            cell["metadata"].pop(noise, None)
-        if cell["cell_type"] == "code":
-            cell["outputs"] = merged(cell["outputs"])
-            for output in cell["outputs"]:
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    return notebook
-
-
-def merged(outputs):
-    """The outputs with neighbouring pieces of one stream put together, progress lines as a terminal shows them in the end."""
-    kept = []
-    for output in outputs:
-        if output["output_type"] != "stream":
-            kept.append(output)
-        elif kept and kept[-1].get("name") == output["name"]:
-            kept[-1]["text"] += output["text"]
-        else:
-            kept.append(output)
-    for output in kept:
-        if output["output_type"] == "stream":
-            output["text"] = "\n".join(map(overwritten, output["text"].replace("\r\n", "\n").split("\n")))
-    return kept
-
-
-def overwritten(line):
-    """What is left of a line when each carriage return starts it over: "step 1\\rstep 2" is "step 2"."""
-    shown = ""
-    for piece in line.split("\r"):
-        shown = piece + shown[len(piece) :]
-    return shown.rstrip(" ") if "\r" in line else shown
-
-
-def write(notebook, path):
-    """Write beside the old file, then put it in its place in one step."""
-    import nbformat
-
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(nbformat.writes(nbformat.from_dict(notebook)) + "\n", encoding="utf-8", newline="\n")
-    os.replace(new, path)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        print("\nlab.py: stopped.", file=sys.stderr, flush=True)
-        os._exit(
-            1
-        )  # past nbclient's cleaning-up, which ends in tracebacks; a kernel ends by itself when its parent has
+        sys.exit("\nlab.py: stopped.")

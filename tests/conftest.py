@@ -1,4 +1,4 @@
-"""What all tests share: the option --all and the mark `slow`, the repository's root, and lab.py as a module."""
+"""What all tests share: the option --all and the mark `slow`, the repository's root, and lab.py and notebooks/build.py as modules."""
 
 import importlib.util
 import os
@@ -46,10 +46,20 @@ def root():
     return ROOT
 
 
-@pytest.fixture
-def lab():
-    """lab.py, freshly loaded, so that a test may change its constants."""
-    spec = importlib.util.spec_from_file_location("lab", ROOT / "lab.py")
+def freshly_loaded(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def lab():
+    """lab.py, freshly loaded, so that a test may change its constants."""
+    return freshly_loaded(ROOT / "lab.py")
+
+
+@pytest.fixture
+def build():
+    """notebooks/build.py, which lab.py starts with the Python of .venv."""
+    return freshly_loaded(ROOT / "notebooks" / "build.py")

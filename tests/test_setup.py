@@ -63,14 +63,13 @@ def test_lab_parses_under_an_old_python(root):
 def test_lab_itself_imports_the_standard_library_only(root):
     tree = ast.parse((root / "lab.py").read_text(encoding="utf-8"))
     names = set()
-    for node in tree.body:  # what functions import is for the Python of .venv
+    for node in tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
     assert names <= sys.stdlib_module_names
-    inside = {"inside", "read", "formatted", "execute", "normalised", "merged", "overwritten", "write"}
-    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name not in inside):
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         imported = {
             alias.name.split(".")[0]
             for node in ast.walk(function)
@@ -267,8 +266,9 @@ def test_lab_opens_the_first_notebook_on_this_machine_only(handed, arguments):
 def test_run_takes_all_notebooks_or_some(handed):
     handed.main(["run"])
     handed.main(["build", "4", "1"])
-    assert handed.commands[0][1:3] == ["--inside", "run"] and len(notebooks_in(handed.commands[0])) == 5
-    assert handed.commands[1][1:3] == ["--inside", "build"] and notebooks_in(handed.commands[1]) == ["04", "01"]
+    ran, built = handed.commands
+    assert ran[0].endswith("build.py") and ran[1] == "run" and len(notebooks_in(ran)) == 5
+    assert built[0].endswith("build.py") and built[1] == "build" and notebooks_in(built) == ["04", "01"]
 
 
 def test_what_runs_in_venv_sees_its_own_packages_and_our_settings(lab, root, monkeypatch):
@@ -394,7 +394,7 @@ def synthetic(path, *sources):
 
 
 def inside(root, command, path):
-    command = [sys.executable, root / "lab.py", "--inside", command, path]
+    command = [sys.executable, root / "notebooks" / "build.py", command, path]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -461,33 +461,33 @@ def test_build_refuses_code_that_ruff_cannot_read(root, tmp_path):
         ("a  ", "a  "),
     ],
 )
-def test_carriage_returns_leave_what_a_terminal_shows(lab, line, shown):
-    assert lab.overwritten(line) == shown
+def test_carriage_returns_leave_what_a_terminal_shows(build, line, shown):
+    assert build.overwritten(line) == shown
 
 
-def test_pieces_of_one_stream_become_one_but_stay_in_order(lab):
+def test_pieces_of_one_stream_become_one_but_stay_in_order(build):
     def stream(name, text):
         return {"output_type": "stream", "name": name, "text": text}
 
     figure = {"output_type": "display_data", "data": {}, "metadata": {}}
     pieces = [stream("stdout", "a"), stream("stdout", "b\n"), stream("stderr", "c"), figure, stream("stdout", "d")]
     expected = [stream("stdout", "ab\n"), stream("stderr", "c"), figure, stream("stdout", "d")]
-    assert lab.merged(pieces) == expected
+    assert build.merged(pieces) == expected
 
 
-def test_new_cell_ids_are_the_first_that_are_free(lab, tmp_path):
+def test_new_cell_ids_are_the_first_that_are_free(build, tmp_path):
     cells = [nbformat.v4.new_markdown_cell(text) for text in "abc"]
     cells[0]["id"] = "cell-02"
     del cells[1]["id"], cells[2]["id"]
     path = tmp_path / "01_x.ipynb"
     path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
-    assert [cell.id for cell in lab.read(path).cells] == ["cell-02", "cell-03", "cell-04"]
+    assert [cell.id for cell in build.read(path).cells] == ["cell-02", "cell-03", "cell-04"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_ends_a_run_without_a_traceback(root, tmp_path):
     path = synthetic(tmp_path / "01_x.ipynb", "open('started', 'w').close()\nimport time\ntime.sleep(60)")
-    command = [sys.executable, root / "lab.py", "--inside", "run", path]
+    command = [sys.executable, root / "notebooks" / "build.py", "run", path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(300):
         if (tmp_path / "started").exists():
