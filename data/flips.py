@@ -27,9 +27,10 @@ from toylib.failures import (
     without_shift,
 )
 from toylib.judge import judge
-from toylib.preferences import load_prompts, tokenize_pairs
+from toylib.preferences import load_prompts
 from toylib.replies import sample_replies
 from toylib.report import report
+from toylib.tokens import tokenize_pairs
 
 RESULTS = Path(__file__).parent / "results"
 CHECKPOINTS = (20, 40, 80)  # and the last step

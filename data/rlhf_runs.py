@@ -19,11 +19,12 @@ import pandas
 from toylib import load_model, load_preferences, train_dpo
 from toylib.failures import turned_round
 from toylib.judge import judge
-from toylib.preferences import DATA, load_prompts, read_file, tokenize_pairs
+from toylib.preferences import DATA, load_prompts, read_file
 from toylib.replies import sample_replies
 from toylib.report import report
 from toylib.reward_model import brief_scorer, reward_accuracy, scorer_of, train_reward_model
 from toylib.rlhf import online_dpo, ranked_pairs, train_ppo
+from toylib.tokens import tokenize_pairs
 from toylib.train import evaluate_dpo
 
 RESULTS = DATA / "results"
@@ -106,9 +107,9 @@ def tuning():
 
 
 def best(method):
-    """`(settings, step)` with the highest win rate on the `dev` prompts."""
+    """`(settings, step)` with the highest win rate on the `dev` prompts; of equals, the later step."""
     table = pandas.read_csv(RESULTS / "rlhf_tuning.csv")
-    row = table[table["method"] == method].sort_values("win").iloc[-1]
+    row = table[table["method"] == method].sort_values(["win", "step"]).iloc[-1]
     return {name: float(row[name]) for name in GRIDS[method][0]}, int(row["step"])
 
 

@@ -28,7 +28,7 @@ from toylib.failures import (
     without_eos,
     without_shift,
 )
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 
 ROWS = tokenize_pairs(PAIRS, tiny_tokenizer())
 MODEL = tiny_model(dtype=torch.float64)

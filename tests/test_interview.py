@@ -564,3 +564,7 @@ def test_what_stands_in_a_card_is_shown_as_text():
     assert widgets_interview.as_html(text) == (
         '<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z" target="_blank" rel="noopener" style="text-decoration: underline">x</a>'
     )
+
+
+def test_the_star_of_an_optimum_is_no_emphasis():
+    assert widgets_interview.as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"

@@ -48,6 +48,14 @@ def test_a_folder_gives_an_fp32_model_in_eval_mode_and_a_right_padding_tokenizer
     torch.testing.assert_close(model(ids).logits, expected(ids).logits)
 
 
+def test_a_folder_leaves_the_progress_bars_of_a_later_download_on(saved):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    load_model(str(saved))
+    assert logging.is_progress_bar_enabled()
+
+
 def test_a_tokenizer_without_pad_takes_eos(saved, tmp_path):
     folder = copy_without(saved, tmp_path / "no_pad")
     tiny_tokenizer(pad=None).save_pretrained(folder)

@@ -61,8 +61,22 @@ def test_no_token_is_cut_from_the_distribution_by_the_models_own_settings():
     model = sharp_model()
     model.generation_config.top_k = model.config.eos_token_id
     model.generation_config.temperature = 0.01
+    model.generation_config.min_p = 0.9
     replies = sample_replies(model, TOKENIZER, [PROMPTS[0]] * 300, max_new_tokens=1)
     assert len(set(replies.input_ids[:, -1].tolist())) > 5
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_the_models_own_penalties_change_no_reply(temperature):
+    model, penalised = sharp_model(), sharp_model()
+    penalised.generation_config.repetition_penalty = 5.0
+    penalised.generation_config.no_repeat_ngram_size = 1
+    penalised.generation_config.typical_p = 0.2
+    how = {"max_new_tokens": 12, "temperature": temperature}
+    assert (
+        sample_replies(penalised, TOKENIZER, PROMPTS * 5, **how).texts
+        == sample_replies(model, TOKENIZER, PROMPTS * 5, **how).texts
+    )
 
 
 def test_the_completion_mask_ends_with_the_first_eos_and_padding_is_masked():

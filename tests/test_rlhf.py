@@ -196,7 +196,7 @@ def test_dropout_in_the_model_changes_neither():
 
 @pytest.mark.parametrize("run", [train_ppo, online_dpo])
 def test_the_model_passed_in_is_left_untouched_and_a_seed_gives_the_same_run(run):
-    model, settings = tiny_model(), {"steps": 2, "batch_size": 4, "max_new_tokens": 6, "learning_rate": 1e-2}
+    model, settings = tiny_model(), {"steps": 2, "batch_size": 4, "max_new_tokens": 40, "learning_rate": 1e-2}
     before, state = fingerprint(model), torch.random.get_rng_state()
     policies = [run(model, TOKENIZER, PROMPTS, counts_words, seed=seed, **settings)[0] for seed in (1, 1, 2)]
     assert fingerprint(model) == before and all(parameter.grad is None for parameter in model.parameters())
@@ -233,7 +233,7 @@ def test_online_dpo_solves_the_bandit_too():
 
 
 def test_pairs_are_ranked_by_the_scorer_and_ties_make_none():
-    pairs, replies = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS * 8, counts_words, max_new_tokens=6, seed=0)
+    pairs, replies = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS * 8, counts_words, max_new_tokens=40, seed=0)
     assert len(replies.texts) == 64 and 0 < len(pairs) < 32
     for pair in pairs:
         chosen, rejected = (
@@ -242,6 +242,13 @@ def test_pairs_are_ranked_by_the_scorer_and_ties_make_none():
         assert chosen > rejected
     none, _ = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS, lambda prompts, replies: [1.0] * len(prompts))
     assert none == []
+
+
+def test_a_reply_that_was_cut_off_is_in_no_pair():
+    pairs, replies = ranked_pairs(tiny_model(), TOKENIZER, PROMPTS * 8, counts_words, max_new_tokens=6, seed=0)
+    ended = [TOKENIZER.eos_token_id in ids[mask.bool()] for ids, mask in zip(*replies[1::2], strict=True)]
+    whole = {text for text, end in zip(replies.texts, ended, strict=True) if end}
+    assert 0 < sum(ended) < 64 and {pair[side] for pair in pairs for side in ("chosen", "rejected")} <= whole
 
 
 def test_a_step_without_a_pair_changes_nothing():

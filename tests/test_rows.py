@@ -6,8 +6,8 @@ from tiny import pairs_of_tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from toylib import sequence_logps
-from toylib.preferences import collate
 from toylib.rows import collate_rows, head_on, pair_logps, row_length, row_logps, row_mask, why_not_shared
+from toylib.tokens import collate
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {

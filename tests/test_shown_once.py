@@ -12,7 +12,7 @@ from tiny import PAIRS, padded, random_sequences, tiny_model, tiny_tokenizer
 
 from toylib import dpo_loss, frozen_copy, sequence_logps, train_dpo
 from toylib.loss import gradient_weight
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batches
 
 

@@ -49,6 +49,30 @@ def test_every_run_of_a_sweep_is_train_dpo_with_that_beta_and_seed(small):
     assert run["chosen"].tolist() == pytest.approx((history["rewards/chosen"] / 2.0).tolist())
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupted_sweep_keeps_the_runs_that_are_whole(monkeypatch, capsys, at):
+    from toylib import sweep as module
+
+    calls, measure = [], module.report
+
+    def stop(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 2 * at:  # each run is measured twice: before it and after its last step
+            raise KeyboardInterrupt
+        return measure(*arguments, **keywords)
+
+    monkeypatch.setattr(module, "report", stop)
+    how = {"prompts": PROMPTS, "intents": INTENTS, "shown": PROMPTS, "steps": 2, "batch_size": 2}
+    if at == 1:
+        with pytest.raises(KeyboardInterrupt, match="no run"):
+            sweep_beta(tiny_model(), tiny_tokenizer(), PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
+        return
+    sweep = sweep_beta(tiny_model(), tiny_tokenizer(), PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
+    assert "first 2 of 4 runs" in capsys.readouterr().out
+    assert all(set(table["beta"]) == {0.1, 0.5} for table in sweep), "nothing of the run that was cut off"
+    assert sweep.quality.groupby("beta")["step"].apply(list).tolist() == [[0, 2], [0, 2]]
+
+
 def test_curves_are_in_nats_so_that_a_common_first_update_shows_the_same_margin_at_every_beta(small):
     first = small.curves[small.curves["step"] == 2].pivot(index="seed", columns="beta", values="margin")
     assert (first[0.05] - first[2.0]).abs().max() < 0.02 * first.abs().max().max() > 0

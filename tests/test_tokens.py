@@ -6,7 +6,7 @@ from datasets import Dataset
 from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import sequence_logps
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 
 PAIR = {"prompt": "my order is late", "chosen": "sorry !", "rejected": "check the website ."}
 CHAT_PAIR = {

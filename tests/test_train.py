@@ -9,7 +9,7 @@ from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint, frozen_copy, sequence_logps, train_dpo
 from toylib import train as train_module
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 
 METRICS = ["loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
 METRICS += ["logps/chosen", "logps/rejected"]
@@ -108,6 +108,11 @@ def test_what_on_step_puts_into_the_metrics_joins_the_history():
         metrics["kl"] = step / 2
 
     assert list(train(on_step=on_step)[1]["kl"]) == [0.5, 1.0, 1.5, 2.0]
+
+
+def test_batches_of_nothing_are_refused_and_not_waited_for():
+    with pytest.raises(ValueError, match="no rows"):
+        next(train_module.batches(0, 4, 2, seed=0))
 
 
 @pytest.mark.parametrize("when", [1, 3])

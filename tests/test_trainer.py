@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
 from toylib.cache import placed_on, reference_mark
 from toylib.checkpoints import planned_updates
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import LengthGrouped
 from toylib.trainer import METRICS
 

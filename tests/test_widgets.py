@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from toylib import plots, plots_pair, plots_training, widgets
+from toylib import plots, plots_pair, plots_training, widgets, widgets_pair
 
 DELTA = 2.2
 
@@ -48,7 +48,7 @@ png, still = functools.cache(plots.png), functools.cache(plots_pair.beta_grid)
 
 def explorer(shown, *args, **kwargs):
     """The slider, readout and frames of a fresh beta_explorer, found as a frontend finds them: by the model id."""
-    widgets.beta_explorer(*args, **kwargs)
+    widgets_pair.beta_explorer(*args, **kwargs)
     return model(shown[-1][0]).children[:3]
 
 
@@ -136,8 +136,8 @@ def test_every_position_is_drawn_once_and_limits_stay(shown):
         return f"{value} nats"
 
     slider = ipywidgets.SelectionSlider(options=[1, 2, 3], value=2)
-    readout = ipywidgets.HTML()
-    box = widgets.live_figure(figure, [line], update, slider, readout)
+    box = widgets.live_figure(figure, [line], update, slider)
+    readout = box.children[1]
     assert seen[1:4] == [1, 2, 3] and readout.value == "2 nats"
     limits = axis.get_xlim(), axis.get_ylim()
     before = len(seen)
@@ -195,7 +195,7 @@ def test_a_beta_between_two_positions_gets_one_of_its_own(shown):
 
 
 def test_one_output_holds_the_live_widget_the_picture_and_the_words(shown):
-    widgets.beta_explorer()
+    widgets_pair.beta_explorer()
     ((bundle, metadata),) = shown
     assert set(bundle) == {widgets.WIDGET_VIEW, "image/png", "text/plain"}
     assert isinstance(model(bundle), ipywidgets.VBox)
@@ -205,7 +205,7 @@ def test_one_output_holds_the_live_widget_the_picture_and_the_words(shown):
 
 
 def test_static_picture_of_the_weights_says_them(shown):
-    widgets.beta_explorer(weight=True)
+    widgets_pair.beta_explorer(weight=True)
     assert "0.1 gives 0.5892 and 0.0445" in shown[0][0]["text/plain"]
 
 
@@ -224,27 +224,27 @@ def test_a_screen_reader_meets_the_numbers_once_and_hears_them_change(shown):
 
 
 def test_only_widgets_that_ipywidgets_7_has_too(shown):
-    widgets.beta_explorer()
+    widgets_pair.beta_explorer()
     box = model(shown[0][0])
     kinds = [type(widget).__name__ for widget in (box, *box.children, *box.children[2].children)]
     assert kinds == ["VBox", "SelectionSlider", "HTML", "Tab", "HTML", *["HTML"] * 61]
 
 
 def test_a_live_figure_is_light(shown):
-    widgets.beta_explorer(weight=True)
+    widgets_pair.beta_explorer(weight=True)
     _, _, frames, look = model(shown[0][0]).children
     assert len(look.value) + sum(len(page.value) for page in frames.children) < 500_000
 
 
 def test_works_where_there_is_no_notebook(capsys):
-    widgets.beta_explorer()  # IPython's display falls back to printing
+    widgets_pair.beta_explorer()  # IPython's display falls back to printing
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", [{"beta": 0}, {"beta": 11}, {"beta": math.nan}, {"chosen_logratio": math.inf}])
 def test_bad_numbers_are_refused_in_one_sentence(bad):
     with pytest.raises(ValueError, match="must be"):
-        widgets.beta_explorer(**bad)
+        widgets_pair.beta_explorer(**bad)
 
 
 # ---- running the cell again ----

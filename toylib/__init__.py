@@ -1,6 +1,6 @@
 """toylib: Direct Preference Optimization, small enough to read in an evening.
 
-Read in this order: loss, logps, reference, preferences, models, train; then replies, judge, report, plots, widgets,
+Read in this order: loss, logps, reference, preferences, tokens, models, train; then replies, judge, report, plots, widgets,
 claims; then the engine, which is the same thing faster: rows, cache, trainer, checkpoints, cli; then what single
 notebooks need: sweep (05), failures (06), reward_model and rlhf (07), memory, hardware, chat, watch (08), interview (09).
 Importing it costs no more than importing torch: transformers, datasets and matplotlib load when first used.

@@ -51,7 +51,7 @@ def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, acc
 def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size):
     """The reference's log-probs of tokenised pairs, `(count, 2)` in float64 on the CPU: chosen, rejected, in nats.
 
-    `size` pairs at a time, put side by side by `collate_inputs` (`rows.collate_rows` or `preferences.collate`) and
+    `size` pairs at a time, put side by side by `collate_inputs` (`rows.collate_rows` or `tokens.collate`) and
     scored in the precision of `accelerator`, which is the policy's. Several processes score a share each.
     """
     order = sorted(range(len(rows)), key=lambda i: row_length(rows[i]))
@@ -150,8 +150,9 @@ def save_cached(key: str, logps) -> None:
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as problem:
         print(f"reference log-probs were not cached in {path.parent}: {problem}")
+    finally:
         with contextlib.suppress(OSError):
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
 
 
 def _hash(tensor: torch.Tensor) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from toylib.judge import EMPATHY, NEXT_STEP, OWNERSHIP, facts_hold, is_whole
+from toylib.judge import facts_hold, is_whole, manners
+from toylib.preferences import FIELDS
+from toylib.tokens import render_pair
 
 
 def message_of(prompt: str) -> str:
@@ -17,7 +19,8 @@ def as_prompt(message: str, tokenizer) -> str:
     """
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: choose an instruct model, or set tokenizer.chat_template")
-    return _rendered([{"role": "user", "content": message}], tokenizer, add_generation_prompt=True)
+    messages = [{"role": "user", "content": message}]
+    return without_bos(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), tokenizer)
 
 
 def as_chat(pairs, tokenizer):
@@ -43,23 +46,16 @@ def as_text(pairs, tokenizer):
         return pairs
     rows = []
     for pair in pairs:
-        prompt = _rendered(pair["prompt"], tokenizer, add_generation_prompt=True)
-        row = {"prompt": prompt}
-        for name in ("chosen", "rejected"):
-            whole = _rendered(pair["prompt"] + pair[name], tokenizer)
-            if not whole.startswith(prompt):
-                raise ValueError(
-                    "the tokenizer's chat template does not keep the prompt at the start of prompt + reply"
-                )
-            row[name] = whole.removeprefix(prompt).rstrip("\n").removesuffix(tokenizer.eos_token)
-        rows.append(row)
+        prompt, *replies = render_pair(pair, tokenizer)
+        texts = [without_bos(prompt, tokenizer), *(reply.removesuffix(tokenizer.eos_token) for reply in replies)]
+        rows.append(dict(zip(FIELDS, texts, strict=True)))
     return Dataset.from_list(rows)
 
 
-def _rendered(messages, tokenizer, **how) -> str:
-    """The template's text, without the beginning-of-sequence token where the tokenizer adds one by itself."""
-    text, bos = tokenizer.apply_chat_template(messages, tokenize=False, **how), tokenizer.bos_token or ""
-    return text.removeprefix(bos) if tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id else text
+def without_bos(text, tokenizer) -> str:
+    """A rendered text without the beginning-of-sequence token where the tokenizer will add one by itself."""
+    adds = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    return text.removeprefix(tokenizer.bos_token) if adds else text
 
 
 def marks(messages, replies):
@@ -69,15 +65,13 @@ def marks(messages, replies):
     `empathy`, `ownership`, `next_step` as in `judge`; `words`; and `mark` = whole · facts · the mean of those three.
     `judge` asks for the shop's own words besides, which only the shipped model has.
     """
-    import re
-
     import pandas
 
     rows = []
     for message, reply in zip(messages, replies, strict=True):
-        row = {"whole": is_whole(reply), "facts": facts_hold(message, reply)}
-        row |= {"empathy": re.search(EMPATHY, reply, re.IGNORECASE), "ownership": re.search(OWNERSHIP, reply)}
-        row = {name: float(bool(value)) for name, value in (row | {"next_step": re.search(NEXT_STEP, reply)}).items()}
-        mark = row["whole"] * row["facts"] * (row["empathy"] + row["ownership"] + row["next_step"]) / 3
+        shown = manners(reply)
+        row = {"whole": is_whole(reply), "facts": facts_hold(message, reply)} | shown
+        row = {name: float(value) for name, value in row.items()}
+        mark = row["whole"] * row["facts"] * sum(shown.values()) / 3
         rows.append(row | {"words": len(reply.split()), "mark": mark})
     return pandas.DataFrame(rows)

@@ -203,13 +203,18 @@ def flaw(folder, run: dict) -> str | None:
     return None
 
 
+def checkpoints_in(folder) -> list[tuple[int, Path]]:
+    """`(step, path)` of each checkpoint in `folder`, whole or not, the newest first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(((int(path.name.split("-")[1]), path) for path in found), reverse=True)
+
+
 def find_checkpoint(output_dir, wanted, run: dict) -> str:
     """The checkpoint to resume: the folder `wanted`, or, for True, the newest whole one in `output_dir`.
 
     Raises `ValueError` if the wanted one cannot be resumed, naming what is wrong and the newest that can be.
     """
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    folders = sorted(folders, key=lambda path: -int(path.name.split("-")[1]))
+    folders = [path for _, path in checkpoints_in(output_dir)]
     if wanted is not True:
         problem = flaw(wanted, run)
         if problem is None:

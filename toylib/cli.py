@@ -104,7 +104,9 @@ def main(arguments=None) -> int:
     try:
         train(options)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as problem:
-        print(f"error: {str(problem).splitlines()[0]}", file=sys.stderr)
+        from toylib.preferences import first_line
+
+        print(f"error: {first_line(problem, 1000)}", file=sys.stderr)
         return 1
     return 0
 

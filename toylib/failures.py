@@ -13,8 +13,8 @@ import torch
 
 from toylib.logps import sequence_logps, token_logps
 from toylib.loss import dpo_loss
-from toylib.preferences import collate
 from toylib.rows import collate_rows, row_logps
+from toylib.tokens import collate
 from toylib.train import batches
 
 PAD = 0  # what fills rows up: the right code never looks at it

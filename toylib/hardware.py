@@ -6,14 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from toylib.checkpoints import SEAL
-from toylib.memory import ledger, most_pairs, peak
+from toylib.checkpoints import SEAL, checkpoints_in
+from toylib.memory import ledger, peak
 from toylib.models import load_model
+from toylib.preferences import first_line
 
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts the reader's Google Drive
@@ -91,17 +93,16 @@ def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=
     sampling replies and for fragmentation. `ValueError` if not even one pair fits.
     """
     limit = share * memory
-    most = most_pairs(model, length, scored, limit, precision=precision, way=way)
-    pairs = max((n for n in range(1, update + 1) if update % n == 0 and n <= most), default=0)
+    splits = [n for n in range(1, update + 1) if update % n == 0]
+    held = {n: peak(ledger(model, n, length, scored, precision, way, split=n < update)) for n in splits}
+    pairs = max((n for n, size in held.items() if size <= limit), default=0)
     if not pairs:
-        one = peak(ledger(model, 1, length, scored, precision, way)) / 1e9
         raise ValueError(
-            f"one pair of this model and length takes {one:.1f} GB, and {limit / 1e9:.1f} GB are to be used: "
+            f"one pair of this model and length takes {held[1] / 1e9:.1f} GB, and {limit / 1e9:.1f} GB are to be used: "
             "take a smaller model, a lower max_length, or LoRA"
         )
-    held = peak(ledger(model, pairs, length, scored, precision, way))
-    reason = f"predicted peak {held / 1e9:.2f} GB of {memory / 1e9:.1f} GB, of which at most {share:.0%} are to be used"
-    return Fit(pairs, update // pairs, held, reason)
+    told = f"predicted peak {held[pairs] / 1e9:.2f} GB of {memory / 1e9:.1f} GB, at most {share:.0%} of it to be used"
+    return Fit(pairs, update // pairs, held[pairs], told)
 
 
 def memory_at_hand(card: Card | None) -> int:
@@ -151,13 +152,13 @@ def resume_point(folder, resume: bool):
 
     Says what it found. Never resumes unasked: without `resume` a run starts anew, whatever the folder holds.
     """
-    steps = sorted(int(path.parent.name.split("-")[1]) for path in Path(folder).glob(f"checkpoint-*/{SEAL}"))
+    steps = [step for step, path in checkpoints_in(folder) if (path / SEAL).is_file()]
     if not steps:
         print("no checkpoint of these settings: the run starts at step 0" if resume else "a new run")
     elif not resume:
-        print(f"a new run (there is a checkpoint of these settings at step {steps[-1]}: RESUME = True goes on from it)")
+        print(f"a new run (there is a checkpoint of these settings at step {steps[0]}: RESUME = True goes on from it)")
     else:
-        print(f"going on from step {steps[-1]}")
+        print(f"going on from step {steps[0]}, if that checkpoint is whole; else from the one before it")
     return True if resume and steps else None
 
 
@@ -167,10 +168,11 @@ def memory_advice(pairs):
     try:
         yield
     except torch.OutOfMemoryError as problem:
+        traceback.clear_frames(problem.__traceback__)  # they hold tensors that would be in the way at the next try
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         change = f"lower PAIRS_AT_ONCE from {pairs} to {pairs // 2}" if pairs > 1 else "lower MAX_LENGTH"
         raise MemoryError(
             f"the GPU has too little memory for {pairs} pairs at once: {change}, or restart the runtime if other models "
-            f"still fill it ({str(problem).splitlines()[0][:120]})"
+            f"still fill it ({first_line(problem, 120)})"
         ) from None

@@ -75,7 +75,7 @@ def read_cards(path) -> list[Card]:
         elif group in GROUPS:
             found = CARD.fullmatch(source)
             if not found or found["group"] != group or found["level"] not in LEVELS:
-                raise ValueError(f"not a card of {group!r}: {source.splitlines()[0]!r}")
+                raise ValueError(f"not a card of {group!r}: {source[:60]!r}")
             fields = found.groupdict(default="") | {"evidence": evidence_in(found["evidence"])}
             cards.append(Card(**fields))
     questions = [card.question for card in cards]
@@ -96,7 +96,7 @@ class Sentence(NamedTuple):
 def read_sentences(path, heading) -> list[Sentence]:
     """The sentences to say, one a line that begins with `- "`, in the markdown cell whose first heading is `heading`."""
     for source in markdown_cells(path):
-        if source.lstrip("#").strip().splitlines()[0] == heading:
+        if source.lstrip("#").strip().split("\n")[0] == heading:
             lines = [line for line in source.splitlines() if line.startswith('- "')]
             return [Sentence(line[3:].split('"')[0], evidence_in(line), "*Changed:" in line) for line in lines]
     raise ValueError(f"no cell with the heading {heading!r} in {Path(path).name}")

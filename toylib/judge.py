@@ -56,14 +56,21 @@ def judge(prompts, replies, intents):
             "fluent": is_whole(reply) and known_words and max(coverage.values()) >= 0.9,
             "on_topic": coverage[intent] >= 0.9,
             "facts": facts_hold(prompt, reply),
-            "empathy": bool(re.search(EMPATHY, reply, re.IGNORECASE)),
-            "ownership": bool(re.search(OWNERSHIP, reply)),
-            "next_step": bool(re.search(NEXT_STEP, reply)),
+            **manners(reply),
         }
         row["score"] = row["fluent"] * row["on_topic"] * row["facts"]
         row["score"] *= (1 + row["empathy"] + row["ownership"] + row["next_step"]) / 4
         rows.append({name: float(value) for name, value in row.items()} | {"words": len(reply.split())})
     return pandas.DataFrame(rows)
+
+
+def manners(reply: str) -> dict[str, bool]:
+    """Whether a reply acknowledges, says "I'll …", names a time or a way to hear back."""
+    return {
+        "empathy": bool(re.search(EMPATHY, reply, re.IGNORECASE)),
+        "ownership": bool(re.search(OWNERSHIP, reply)),
+        "next_step": bool(re.search(NEXT_STEP, reply)),
+    }
 
 
 def is_whole(reply: str) -> bool:

@@ -76,14 +76,17 @@ def shape_of(model) -> Shape:
     )
 
 
-def ledger(model, pairs, length, scored, precision="fp32", way="reference once", rank=16) -> dict[str, int]:
+def ledger(
+    model, pairs, length, scored, precision="fp32", way="reference once", rank=16, split=False
+) -> dict[str, int]:
     """Bytes of one training step of `DPOTrainer` by part; `peak` says how they add up.
 
     `model` is a `Shape`, a configuration or a model. A step has `pairs` pairs, each a shared-prompt row (`toylib.rows`)
     of `length` tokens, padding included, of which `scored` belong to replies (`sizes` finds both). `precision`: fp32;
     autocast (bf16 or fp16 over fp32 weights); bf16 (pure: weights, gradients and Adam too). `way`: "two models",
     "reference once" (its log-probs are computed before training, then it is gone) or "LoRA" (the same; adapters of
-    `rank` in every layer's matrices are all that is trained).
+    `rank` in every layer's matrices are all that is trained). `split`: an update is made of several such steps, so the
+    gradients of the first wait in memory while the next one's activations come.
 
     Counted of the Llama family (no bias, gated MLP, RMS norms, fused attention): Llama, SmolLM2, Mistral, Qwen2.
     """
@@ -98,8 +101,9 @@ def ledger(model, pairs, length, scored, precision="fp32", way="reference once",
     return {
         "weights": weight * shape.parameters + (of_trained if lora else 0),
         "reference": weight * shape.parameters if way == "two models" else 0,
-        "gradients": of_trained,
         "Adam": 2 * of_trained,
+        "waiting gradients": of_trained if split else 0,
+        "gradients": 0 if split else of_trained,
         "activations": activations(shape, pairs, length, precision, lora, rank),
         "logits": 12 * int(pairs * scored) * shape.vocabulary,
     }
@@ -122,16 +126,8 @@ def peak(parts) -> int:
 
     Activations are given back layer by layer in the backward pass while the gradients come: whichever is larger.
     """
-    always = parts["weights"] + parts["reference"] + parts["Adam"]
+    always = parts["weights"] + parts["reference"] + parts["Adam"] + parts["waiting gradients"]
     return always + max(parts["activations"] + parts["logits"], parts["gradients"])
-
-
-def most_pairs(model, length, scored, limit, **how) -> int:
-    """The most pairs a step whose `peak` is at most `limit` bytes, 0 if not even one; `how` is as for `ledger`."""
-    shape, pairs = model if isinstance(model, Shape) else shape_of(model), 0
-    while pairs < 1024 and peak(ledger(shape, pairs + 1, length, scored, **how)) <= limit:
-        pairs += 1
-    return pairs
 
 
 def sizes(rows) -> tuple[int, int]:
@@ -144,13 +140,13 @@ def weights_only(parameters, models, bytes_each=2) -> int:
     return parameters * models * bytes_each
 
 
-def measure_step(model, batch, precision="fp32", beta=0.1) -> dict[str, int]:
-    """What a `ledger` predicts, measured on `model` with one batch (`collate_rows`): two steps of AdamW at rate 0.
+def measure_step(model, batch, precision="fp32", beta=0.1, split=False) -> dict[str, int]:
+    """What a `ledger` predicts, measured on `model` with one batch (`collate_rows`): two updates of AdamW at rate 0.
 
     The bytes of weights, gradients and Adam's moments; of what autograd keeps for backward ("kept": the activations,
-    and the one of three sets of logits that outlives the forward pass); and the "peak" of the second step: on CUDA
-    `torch.cuda.max_memory_allocated`, elsewhere counted tensor by tensor (`Counted`). Weights stay
-    as they are; gradients are gone at the end.
+    and the one of three sets of logits that outlives the forward pass); and the "peak" of the second update: on CUDA
+    `torch.cuda.max_memory_allocated`, elsewhere counted tensor by tensor (`Counted`). With `split` the batch goes
+    through twice an update. Weights stay as they are; gradients are gone at the end.
     """
     device = next(model.parameters()).device
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -158,22 +154,27 @@ def measure_step(model, batch, precision="fp32", beta=0.1) -> dict[str, int]:
 
     def step():
         optimizer.zero_grad()
-        with kept_for_backward(model) as kept, autocast(precision, device):
-            chosen, rejected = pair_logps(model, batch)
-        dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta).losses.mean().backward()
+        for _ in range(2 if split else 1):
+            with kept_for_backward(model) as kept, autocast(precision, device):
+                chosen, rejected = pair_logps(model, batch)
+            loss = dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta).losses.mean()
+            if not torch.isfinite(loss):  # or NaN would go into the weights, also at rate 0
+                raise FloatingPointError(f"the loss is {loss.item()} in {precision}: the weights are left as they were")
+            loss.backward()
         optimizer.step()
         return sum(kept.values())
 
-    kept = step()
-    found = {
-        "weights": _bytes(model.parameters()),
-        "gradients": _bytes(p.grad for p in trained if p.grad is not None),
-        "Adam": _bytes(_moments(optimizer)),
-        "kept": kept,
-        "peak": peak_of(step, model, optimizer),
-    }
-    optimizer.zero_grad()
-    return found
+    try:
+        kept = step()
+        return {
+            "weights": _bytes(model.parameters()),
+            "gradients": _bytes(p.grad for p in trained if p.grad is not None),
+            "Adam": _bytes(_moments(optimizer)),
+            "kept": kept,
+            "peak": peak_of(step, model, optimizer),
+        }
+    finally:
+        optimizer.zero_grad()
 
 
 def autocast(precision, device):

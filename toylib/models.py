@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from toylib.preferences import DATA
+from toylib.preferences import DATA, first_line
 
 
 def load_model(name="support-lm", device=None):
@@ -29,6 +29,7 @@ def load_model(name="support-lm", device=None):
         source = name
     elif not (source / "config.json").is_file():
         raise ValueError(f"the folder {name!r} holds no model: it has no config.json")
+    bars = logging.is_progress_bar_enabled()
     if isinstance(source, Path):
         logging.disable_progress_bar()  # a folder loads at once; its bar would only litter the notebook
     try:
@@ -38,8 +39,11 @@ def load_model(name="support-lm", device=None):
         raise ValueError(
             f"cannot load {str(name)!r}: not shipped (support-lm is), not a folder with safetensors weights, and the "
             "Hugging Face hub did not give it: check the spelling and the network, and for a gated model log in with "
-            f"`hf auth login` ({(str(problem) or repr(problem)).splitlines()[0][:160]})"
+            f"`hf auth login` ({first_line(problem)})"
         ) from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"the tokenizer of {str(name)!r} has neither a pad nor an end-of-sequence token")

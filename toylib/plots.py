@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
@@ -15,9 +17,13 @@ COLORS = {
     "margin": "#009E73",
     "example": "#D55E00",  # the worked example, everywhere
     "other": "#56B4E9",
+    "amber": "#C28500",  # Okabe-Ito's, darker; for what has no role: a run that went wrong, PPO, a token that lost
+    "grey": "#7F7F7F",
     "ink": "#333333",
     "ground": "#FCFBF7",  # off-white: survives dark mode
 }
+# The same hues where they are letters: at least 4.5 : 1 on the ground, which the lines' own shades do not all reach.
+WORDS = COLORS | {"rejected": "#A1457A", "margin": "#007A58", "example": "#B84F00", "other": "#1F78A8"}
 LINES = {"chosen": "-", "rejected": "--", "margin": "-.", "example": "-", "other": ":"}
 RC = {
     "figure.facecolor": COLORS["ground"],
@@ -38,18 +44,28 @@ RC = {
     "text.color": COLORS["ink"],
     "xtick.color": COLORS["ink"],
     "ytick.color": COLORS["ink"],
+    "hatch.color": "white",
+    "hatch.linewidth": 0.5,
 }
+matplotlib.rcParams.update(RC)  # for all of the kernel: legends and notes that are added later belong to the style too
 PLATE = {"facecolor": COLORS["ground"], "edgecolor": "none", "pad": 1}  # behind text that crosses a line
 
 
 def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list]:
     """A figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
-    import matplotlib
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False, **kwargs)[0]
-    return figure, list(axes)
+
+def panel_grid(count, width=6.6) -> tuple[Figure, list]:
+    """As `new_figure`, for `count` small panels: two or three a row, so that phones can show them."""
+    columns = 2 if count in (2, 4) else 3
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width, 2.2 * rows + 0.3), dpi=100, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count]
 
 
 def png(figure) -> bytes:
@@ -58,8 +74,15 @@ def png(figure) -> bytes:
 
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png")
-    Image.open(raw).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    few_colors(Image.open(raw)).save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+def few_colors(picture):
+    """A Pillow picture in 128 colours, those of the smallest dot kept as they are (a median cut would mix them)."""
+    from PIL import Image
+
+    return picture.convert("RGB").quantize(128, method=Image.Quantize.MAXCOVERAGE)
 
 
 def show(figure, alt: str) -> None:
@@ -103,10 +126,11 @@ def _log_prob_look(value, low):
 
 def _difference_look(value, most):
     shown = round(value, 2)
-    hue = COLORS["chosen"] if shown > 0 else "#E69F00"  # Okabe-Ito's amber: told from blue by every kind of eye
+    hue = COLORS["chosen"] if shown > 0 else COLORS["amber"]  # told from blue by every kind of eye
     color = _mix("#FFFFFF", hue, 0.75 * min(1.0, abs(shown) / most))
     mark = "▲ " if shown > 0 else "▼ " if shown < 0 else ""
-    return color, mark + (f"{shown:+.2f}" if shown else "0.00").replace("-", "−")
+    text = f"{shown:+.{1 if abs(shown) >= 10 else 2}f}" if shown else "0.00"
+    return color, mark + text.replace("-", "−")
 
 
 def _token_width(token, least=4):
@@ -170,7 +194,8 @@ def data_flow(chosen, rejected, policy, reference, beta):
                 ls=style,
             )
         )
-        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9.5, **kwargs)
+        middle = {"ha": "center", "va": "center"}
+        axis.text(x + width / 2, y + height / 2, re.sub(r"-(?=\d)", "−", text), fontsize=9.5, **middle, **kwargs)
 
     def arrow(start, end, color=COLORS["ink"], **kwargs):
         axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.4, **kwargs})
@@ -207,5 +232,5 @@ def data_flow(chosen, rejected, policy, reference, beta):
     arrow((5.0, 1.03), (5.0, 0.72))
     box(2.4, 0.08, 5.2, 0.62, f"loss = −log σ(β·Δ) = −log σ({beta:g} × {delta:.2f}) = {loss:.4f}", COLORS["example"])
     arrow((2.38, 0.39), (0.88, 4.1), color=COLORS["chosen"], connectionstyle="arc3,rad=-0.45", linestyle="-")
-    axis.text(0.05, 0.95, "gradient:\nonly the\npolicy moves", fontsize=9, color=COLORS["chosen"], va="center")
+    axis.text(0.05, 0.95, "gradient:\nonly the\npolicy moves", fontsize=9, color=WORDS["chosen"], va="center")
     return figure

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from toylib.plots import COLORS, new_figure
+from matplotlib.figure import Figure
+
+from toylib.plots import COLORS, new_figure, panel_grid
 
 RUNS = (  # the first is the right run; colour, line and marker differ, so that each can be told without the others
     {"color": COLORS["ink"], "linestyle": "-", "marker": "o"},
-    {"color": COLORS["rejected"], "linestyle": "--", "marker": "s"},
+    {"color": COLORS["amber"], "linestyle": "--", "marker": "s"},
     {"color": COLORS["other"], "linestyle": "-.", "marker": "^"},
-    {"color": COLORS["margin"], "linestyle": ":", "marker": "D"},
-    {"color": COLORS["chosen"], "linestyle": (0, (6, 2, 1, 2, 1, 2)), "marker": "v"},
+    {"color": COLORS["grey"], "linestyle": ":", "marker": "D"},
 )
 SCALE = {"loss": math.log(2), "chosen": 0.0, "rejected": 0.0, "margin": 0.0, "win": 0.5}  # where each one starts
 TITLES = {
@@ -29,55 +30,77 @@ TITLES = {
 }
 
 
-def beside(runs, columns, logarithmic=(), height=2.6):
+def beside(runs, columns, logarithmic=()):
     """One panel a column, all runs in each: what the log of the broken run shows beside that of the right one.
 
     `runs` is a dict of label → DataFrame indexed by step, the right run first. A column that is measured at a few
-    steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear within 1).
+    steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear within
+    1), which their title says.
     """
-    figure, axes = new_figure(columns=len(columns), height=height, width=1.64 * max(3, len(columns)))
+    figure, axes = panel_grid(len(columns))
+    last = max(history.index[-1] for history in runs.values())
     for axis, column in zip(axes, columns, strict=True):
         for (label, history), style in zip(runs.items(), RUNS, strict=False):
-            values = history[column].dropna() if column in history else []
-            sparse = len(values) < 12
-            look = style if sparse else {k: v for k, v in style.items() if k != "marker"} | {"lw": 1.1}
-            if len(values):
-                axis.plot(values.index, values, label=label, ms=5, **look)
-        if column in SCALE:
-            axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
-        if column in logarithmic:
-            axis.set_yscale("symlog", linthresh=1)
-        axis.set_title(TITLES.get(column, column), loc="left", fontsize=9)
+            draw_run(axis, history, column, label=label, **style)
+        finish_panel(axis, column, last, column in logarithmic)
         axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(labelsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(runs), fontsize=9)
     return figure
 
 
-def strips(groups, xlabel, mark=0.0, linear=1e-4):
+def patients(runs, columns, logarithmic=()):
+    """A row of panels a run, a column a number of its log: that run dark, the others pale behind it, on the same axes.
+
+    `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
+    """
+    figure = Figure(figsize=(8.6, 1.15 * len(runs) + 0.5), dpi=100, layout="constrained")
+    axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col")
+    last = max(history.index[-1] for history in runs.values())
+    for at, (row, (label, one)) in enumerate(zip(axes, runs.items(), strict=True)):
+        row[0].set_ylabel(label, rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
+        for axis, column in zip(row, columns, strict=True):
+            for other in runs.values():
+                draw_run(axis, other, column, color="#D5D2C8", linestyle="-")
+            draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
+            finish_panel(axis, column, last, column in logarithmic)
+            axis.set_title(TITLES.get(column, column) if at == 0 else "", loc="left", fontsize=9)
+            axis.tick_params(labelsize=7)
+    for axis in axes[-1]:
+        axis.set_xlabel("step", fontsize=9)
+    return figure
+
+
+def draw_run(axis, history, column, marker=None, **look):
+    """One column of a run's log; where it was measured at a few steps only, with markers."""
+    values = history[column].dropna() if column in history else []
+    if len(values):
+        sparse = len(values) < 12
+        axis.plot(values.index, values, ms=5, lw=2.0 if sparse else 1.3, marker=marker if sparse else None, **look)
+
+
+def finish_panel(axis, column, last, logarithmic):
+    """Title, range of steps, and the level at which the column starts."""
+    if column in SCALE:
+        axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
+    if logarithmic:
+        axis.set_yscale("symlog", linthresh=1)
+    axis.set_xlim(0, 1.04 * last)
+    axis.set_title(TITLES.get(column, column) + (", log axis" if logarithmic else ""), loc="left", fontsize=9)
+    axis.tick_params(labelsize=8)
+
+
+def strips(groups, xlabel, linear=1e-4):
     """One line of dots a group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
     for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS, strict=False)):
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
     axis.set_yticks([-row for row in range(len(groups))], list(groups))
     axis.set_ylim(0.6 - len(groups), 0.6)
-    axis.axvline(mark, color=COLORS["ink"], lw=0.8)
+    axis.axvline(0, color=COLORS["ink"], lw=0.8)
     axis.set_xscale("symlog", linthresh=linear)
+    axis.margins(x=0.06)
     axis.set_xlabel(xlabel)
-    return figure
-
-
-def lines(groups, xlabel, ylabel, marks=()):
-    """A few lines with markers in one panel: `groups` is a dict of label → (x values, y values); `marks` are levels."""
-    figure, (axis,) = new_figure()
-    for (label, (x, y)), style in zip(groups.items(), RUNS, strict=False):
-        axis.plot(x, y, label=label, ms=5, **style)
-    for level in marks:
-        axis.axhline(level, color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
-    axis.legend(fontsize=9)
     return figure
 
 
@@ -87,10 +110,11 @@ def bars(table, limits=None):
     for axis, column in zip(axes, table.columns, strict=True):
         low, high = (limits or {}).get(column, (0.0, 1.25 * table[column].max()))
         for row, value in enumerate(table[column]):
-            style = RUNS[0] if row == 0 else RUNS[1]
-            axis.barh(-row, value - low, left=low, height=0.6, color=style["color"], alpha=0.75)
+            axis.barh(-row, value - low, left=low, height=0.6, color=COLORS["grey"], alpha=0.75)
             axis.text(value + 0.01 * (high - low), -row, f"{value:.2f}", va="center", fontsize=9)
         axis.set_xlim(low, high)
+        if high > 1 >= table[column].max():  # a share: room for the number, but no mark beyond 1
+            axis.set_xticks([0, 0.5, 1])
         axis.set_title(column, loc="left", fontsize=10)
         axis.grid(axis="y", visible=False)
     axes[0].set_yticks([-row for row in range(len(table))], list(table.index))

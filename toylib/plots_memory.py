@@ -6,16 +6,17 @@ import math
 
 from matplotlib.patches import Rectangle
 
-from toylib.plots import COLORS, RC, new_figure
+from toylib.plots import COLORS, PLATE, new_figure
 
 GB = 1e9
-LOOKS = {  # colour and hatch of each part, from what is always held to what comes and goes
-    "weights": (COLORS["chosen"], ""),
-    "reference": (COLORS["other"], "//"),
-    "Adam": ("#E69F00", ".."),
-    "gradients": (COLORS["rejected"], "\\\\"),
-    "activations": (COLORS["margin"], "xx"),
-    "logits": (COLORS["example"], "--"),
+LOOKS = {  # colour and hatch of each part: greys are held all the time, what comes and goes is coloured
+    "weights": ("#5A5A5A", ""),
+    "reference": ("#8E8C86", "//"),
+    "Adam": ("#BDBAB0", ".."),
+    "waiting gradients": ("#E8C77A", "\\\\"),
+    "gradients": (COLORS["amber"], "\\\\"),
+    "activations": (COLORS["other"], "xx"),
+    "logits": ("#F0E442", "--"),
 }
 
 
@@ -34,9 +35,8 @@ def memory_bars(ledgers, limits=None, title="what a step holds, GB"):
         start = 0.0
         for size in parts.values():
             if size > 0.05 * end:
-                plate = {"facecolor": COLORS["ground"], "edgecolor": "none", "pad": 1, "alpha": 0.9}
                 middle = {"ha": "center", "va": "center"}
-                figure.axes[0].text(start + size / 2, row, in_gb(size), fontsize=8, bbox=plate, **middle)
+                figure.axes[0].text(start + size / 2, row, in_gb(size), fontsize=8, bbox=PLATE, **middle)
             start += size
     return figure
 
@@ -61,20 +61,17 @@ def empty_bars(labels, limits, end, title, parts=tuple(LOOKS)):
 
     `bars` is a dict of label → dict of part → patch, `totals` one of label → text; the axis ends at `end` GB.
     """
-    import matplotlib
-
     figure, (axis,) = new_figure(height=1.5 + 0.48 * len(labels), width=9.6)
     bars, totals = {label: {} for label in labels}, {}
     for row, label in enumerate(labels):
         for name in parts:
             color, hatch = LOOKS[name]
-            with matplotlib.rc_context(RC | {"hatch.linewidth": 0.5, "hatch.color": "white"}):
-                patch = Rectangle((0, row - 0.3), 0, 0.6, facecolor=color, edgecolor="white", hatch=hatch, lw=1)
-                bars[label][name] = axis.add_patch(patch)
+            patch = Rectangle((0, row - 0.3), 0, 0.6, facecolor=color, edgecolor="white", hatch=hatch, lw=1)
+            bars[label][name] = axis.add_patch(patch)
         totals[label] = axis.text(0, row, "", va="center", fontweight="bold")
     finish_axis(axis, labels, limits, end, title)
     names = dict(bars[labels[0]])
-    figure.legend(names.values(), names, loc="outside lower center", ncols=6, fontsize=9)
+    figure.legend(names.values(), names, loc="outside lower center", ncols=4, fontsize=9)
     return figure, bars, totals
 
 

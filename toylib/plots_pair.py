@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots import COLORS, LINES, PLATE, RC, new_figure
+from toylib.plots import COLORS, LINES, PLATE, WORDS, new_figure
 
 
 def sigmoid_curve(marks=()) -> Figure:
@@ -61,12 +61,12 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
         arrow(left, reference, policy, row, role)
         left.plot(reference, row, "o", color=ink, markerfacecolor=ground, zorder=4)
         write(left, f"reference\n{reference:.1f}", reference, row, ink)
-        write(left, f"policy\n{policy:.1f}", policy, row, COLORS[role])
+        write(left, f"policy\n{policy:.1f}", policy, row, WORDS[role])
         arrow(right, 0, tips[-1], row, role)
-        write(right, f"{tips[-1]:+.1f}", tips[-1] / 2, row, COLORS[role])
+        write(right, f"{tips[-1]:+.1f}", tips[-1] / 2, row, WORDS[role])
         right.plot([tips[-1]] * 2, [-0.7, row], ":", color=ink, linewidth=1)
     arrow(right, tips[1], tips[0], -0.7, "margin", "<|-|>")
-    write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, COLORS["margin"], weight="bold")
+    write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
     right.axvline(0, color=ink, linewidth=1)
 
     numbers = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
@@ -119,7 +119,7 @@ def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
     if level:
         axis.axhline(level[0], color=COLORS["ink"], linewidth=1, linestyle=":")
     axis.set_ylim(-0.04 * top, 1.04 * top)
-    number = {"color": COLORS["example"], "weight": "bold", "ha": corner, "va": "top", "bbox": PLATE}
+    number = {"color": WORDS["example"], "weight": "bold", "ha": corner, "va": "top", "bbox": PLATE}
     curve = axis.plot([], [], color=COLORS["ink"], linewidth=2)[0]
     point = axis.plot([], [], "o", color=COLORS["example"], markersize=8, zorder=4)[0]
     text = axis.text(0.03 if corner == "left" else 0.97, 0.95, "", transform=axis.transAxes, **number)
@@ -151,24 +151,29 @@ def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10
         axis.set_title(KINDS[kind][1], loc="left")
         axis.set_xlabel("β" if kind == "path" else "Δ (nats)")
         if level := KINDS[kind][3]:
-            height, name, offset = level
-            axis.annotate(name, (-limit, height), offset, textcoords="offset points", color=COLORS["ink"])
+            note_level(axis, level, limit)
     return figure, panels
+
+
+def note_level(axis, level, limit, short=False) -> None:
+    """Name the dotted line of no opinion; `short` where the panel is narrow."""
+    height, name, offset = level
+    text = name.split(":")[0] if short else name
+    axis.annotate(text, (-limit, height), (3, offset[1]) if short else offset, textcoords="offset points")
 
 
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
     """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
-    import matplotlib
-
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(8.6, 4.4), dpi=100, layout="constrained")
-        rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
-        for axes, kind in zip(rows, kinds, strict=True):
-            axes[0].set_ylabel(KINDS[kind][1])
-            for axis, beta in zip(axes, betas, strict=True):
-                move_to_beta(beta_panel(axis, kind, delta, limit), beta)
-        for axis, beta in zip(rows[0], betas, strict=True):
-            axis.set_title(f"β = {beta:g}")
-        for axis in rows[-1]:
-            axis.set_xlabel("Δ (nats)")
+    figure = Figure(figsize=(8.6, 4.4), dpi=100, layout="constrained")
+    rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
+    for axes, kind in zip(rows, kinds, strict=True):
+        axes[0].set_ylabel(KINDS[kind][1])
+        for axis, beta in zip(axes, betas, strict=True):
+            move_to_beta(beta_panel(axis, kind, delta, limit), beta)
+        if level := KINDS[kind][3]:
+            note_level(axes[0], level, limit, short=True)
+    for axis, beta in zip(rows[0], betas, strict=True):
+        axis.set_title(f"β = {beta:g}")
+    for axis in rows[-1]:
+        axis.set_xlabel("Δ (nats)")
     return figure

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots import COLORS, new_figure
+from toylib.plots import COLORS, PLATE, new_figure
 
 METHODS = {  # name in the tables → label, colour, line, marker
-    "dpo": ("DPO", COLORS["chosen"], "-", "o"),
+    "dpo": ("DPO", COLORS["ink"], "-", "o"),
     "online_dpo": ("online DPO", COLORS["other"], ":", "s"),
-    "ppo": ("PPO", COLORS["margin"], "-.", "^"),
+    "ppo": ("PPO", COLORS["amber"], "-.", "^"),
 }
 INK = COLORS["ink"]
 
@@ -30,7 +30,7 @@ def ppo_curves(history) -> Figure:
 def memory_bars(held) -> Figure:
     """What each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
-    fills = ((COLORS["chosen"], ""), (COLORS["rejected"], "//"), (COLORS["other"], ".."))
+    fills = (("#6B6B6B", ""), (COLORS["amber"], "//"), ("#BDBAB0", ".."))
     left = [0.0] * len(held)
     for kind, (color, hatch) in zip(held.columns, fills, strict=False):
         axis.barh(held.index, held[kind], left=left, color=color, hatch=hatch, ec="white", height=0.6, label=kind)
@@ -46,9 +46,10 @@ def memory_bars(held) -> Figure:
 
 
 def settings_strip(table) -> Figure:
-    """Win rate of every setting of a grid at every checkpoint, a column a method and rate; `win` has its rows.
+    """Win rate of every setting of a grid at every checkpoint, a column a method and rate, later steps further right.
 
-    `table` has the columns `method`, `learning_rate`, `step` and `win`; later steps are drawn further to the right.
+    `table` has the columns `method`, `learning_rate`, `step`, `win`, and `beta` or `kl_coefficient`: where there are two
+    of those, marks of the lower one are hollow.
     """
     figure, (axis,) = new_figure(height=3.6)
     columns = sorted(
@@ -60,16 +61,19 @@ def settings_strip(table) -> Figure:
         rows = table[(table["method"] == method) & (table["learning_rate"] == rate)]
         steps = sorted(set(rows["step"]))
         shift = [place - 0.25 + 0.5 * steps.index(step) / max(1, len(steps) - 1) for step in rows["step"]]
-        axis.plot(shift, rows["win"], marker, color=color, ms=6, mec=INK, mew=0.5, alpha=0.9)
+        leash = rows["beta"].fillna(rows["kl_coefficient"])
+        for x, win, weak in zip(shift, rows["win"], (leash == leash.min()) & (leash.min() < leash.max()), strict=True):
+            axis.plot(x, win, marker, color=color, mfc="none" if weak else color, ms=6.5, mew=1.4)
     axis.axhline(0.5, color=INK, lw=0.8)
-    axis.annotate("no better than before", (-0.45, 0.5), (0, 3), textcoords="offset points", fontsize=8)
+    note = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    axis.annotate("as before", (1, 0.5), (4, 0), annotation_clip=False, **note)
     axis.set_xticks(
         range(len(columns)),
         [f"{METHODS[list(METHODS)[i]][0]}\n{rate:.0e}".replace("e-0", "e-") for i, rate in columns],
         fontsize=9,
     )
     axis.set(ylabel="win rate, dev prompts", ylim=(0, 1), xlim=(-0.5, len(columns) - 0.5))
-    axis.set_title("Every setting tried, by method and learning rate; later steps to the right", loc="left")
+    axis.set_title("Every setting tried; later steps to the right; hollow: the lower β or KL coefficient", loc="left")
     return figure
 
 
@@ -86,7 +90,7 @@ def win_by_kl(table, presets=()) -> Figure:
             axis.plot([0, *run["kl"]], [0.5, *run["win"]], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
     for kl in presets:
         axis.axvline(kl, color=INK, lw=0.8, ls="--")
-        axis.annotate(f"KL = {kl:g}", (kl, 0.46), (3, 0), textcoords="offset points", fontsize=8)
+        axis.annotate(f"KL = {kl:g}", (kl, 0.5), (4, 6), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set(xlabel="KL to the reference, nats per reply", ylabel="win rate over the reference", xlim=(0, None))
     axis.set_title("What each nat of KL buys; three seeds each", loc="left")
@@ -100,7 +104,7 @@ def hacking(table, start) -> Figure:
     `table` has `kl_coefficient`, `seed`, `step`, `reward_model_score` and `score`; `start` is the judge's score before.
     """
     figure, axes = new_figure(columns=2, height=3.4)
-    looks = {True: (COLORS["margin"], "-.", "^", "with the KL term"), False: (COLORS["rejected"], "--", "v", "without")}
+    looks = {True: (METHODS["ppo"][1], "-.", "^", "with the KL term"), False: (COLORS["grey"], "--", "v", "without")}
     for (coefficient, _), run in table.groupby(["kl_coefficient", "seed"]):
         color, line, marker, label = looks[coefficient > 0]
         look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "label": label, "ls": line}
@@ -119,24 +123,24 @@ def hacking(table, start) -> Figure:
 
 
 def ways(table, column, title, start=None) -> Figure:
-    """One number of several ways to train, a bar for the mean and a dot a seed; `start` marks the untrained model's.
+    """One number of several ways to train: bars and the numbers beside names are means, dots the seeds.
 
     `table` has the columns `method` ("PPO", "online DPO", "DPO on …") and `column`; bars are in the order in which
-    methods first come.
+    methods first come. `start` marks the untrained model's.
     """
     figure, (axis,) = new_figure(height=3.0)
     names = list(dict.fromkeys(table["method"]))
     for row, name in enumerate(names):
         values = table.loc[table["method"] == name, column]
         key = "online_dpo" if name.startswith("online") else name.split()[0].lower()
-        axis.barh(row, values.mean(), color=METHODS[key][1], height=0.55, alpha=0.75)
-        axis.plot(values, [row] * len(values), "o", color=INK, ms=4)
-        axis.annotate(f"{values.mean():.2f}", (values.max(), row), (8, 0), textcoords="offset points", va="center")
+        axis.barh(row, values.mean(), color=METHODS[key][1], height=0.55, alpha=0.6)
+        axis.plot(values, [row] * len(values), "o", color=COLORS["ground"], mec=INK, ms=5)
+        names[row] = f"{name}: {values.mean():.2f}"
     if start is not None:
         axis.axvline(start, color=INK, lw=1, ls="--")
-        axis.annotate("before", (start, -0.45), (3, 0), textcoords="offset points", fontsize=8)
+        axis.annotate("before", (start, len(names) - 0.5), (4, 0), textcoords="offset points", fontsize=8, bbox=PLATE)
     axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.5)
     axis.set_xlim(min(0, table[column].min()), 1.15 * table[column].max())
     axis.grid(axis="y", visible=False)
     axis.set_axisbelow(True)
@@ -155,11 +159,11 @@ def under_noise(wins, accuracies) -> Figure:
         rows = wins[wins["method"] == method]
         mean = rows.groupby("flipped")["win"].mean()
         left.plot(100 * mean.index, mean, line, color=color, marker=marker, ms=7, mec=INK, label=label)
-        left.plot(100 * rows["flipped"], rows["win"], marker, color=color, ms=3.5, alpha=0.7)
+        left.plot(100 * rows["flipped"], rows["win"], marker, color=color, ms=3.5, mfc="none")
     left.axhline(0.5, color=INK, lw=0.8)
     left.set_title("win rate, clean judge", loc="left")
     left.set_ylim(0.4, 0.9)
-    looks = {"reward model": (COLORS["rejected"], "--", "D"), "implicit reward": (COLORS["chosen"], "-", "o")}
+    looks = {"reward model": (COLORS["amber"], "--", "D"), "implicit reward": (COLORS["ink"], "-", "o")}
     for name, (color, line, marker) in looks.items():
         right.plot(100 * accuracies.index, accuracies[name], line, color=color, marker=marker, ms=7, label=name)
     right.set_title("clean held-out pairs ranked right", loc="left")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots import COLORS, LINES, PLATE, RC, new_figure
+from toylib.plots import COLORS, LINES, PLATE, new_figure
 
 MARKERS = "osD^vP*X<>hd"
 KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats a reply"}
@@ -27,9 +27,9 @@ def look_of(betas) -> dict:
     }
 
 
-def mean_over_seeds(table, by="step"):
-    """The numeric columns of a sweep's table, averaged over seeds, indexed by β and `by`."""
-    return table.drop(columns="seed").groupby(["beta", by]).mean(numeric_only=True)
+def mean_over_seeds(table):
+    """The numeric columns of a sweep's table, averaged over seeds, indexed by β and step."""
+    return table.drop(columns="seed").groupby(["beta", "step"]).mean(numeric_only=True)
 
 
 def plain_log(axis, which="x", ticks=()):
@@ -57,10 +57,10 @@ def first_steps(curves, until=40) -> Figure:
     return figure
 
 
-def label_ends(axis, x, ends, gap=0.055):
+def label_ends(axis, x, ends):
     """Write "β = …" to the right of each line's end `(y, β)`, moved up where two would overlap; the axis makes room."""
     low, high = axis.get_ylim()
-    room, last = gap * (high - low), None
+    room, last = 0.055 * (high - low), None
     for y, beta in sorted(ends):
         place = y if last is None else max(y, last + room)
         axis.annotate(f"β = {beta:g}", (x, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
@@ -132,11 +132,8 @@ def frontier(quality, column="win", extra=None) -> Figure:
 
 def lab_axes(columns, width, height):
     """A figure with two rows of `columns` axes in the series' style: log-ratios above, the frontier below."""
-    import matplotlib
-
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-        return figure, figure.subplots(2, columns, squeeze=False, sharey="row")
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return figure, figure.subplots(2, columns, squeeze=False, sharey="row")
 
 
 def lab_curves(axis, steps) -> dict:
@@ -213,5 +210,5 @@ def overfit(curves, quality, beta) -> Figure:
         right.plot(path.index, path[name], style, marker=mark, ms=5, color=COLORS["ink"], label=label)
     right.set(xlabel="step", ylim=(0, 1.05))
     right.set_title("its replies: better, then worse", loc="left")
-    right.legend(loc="lower left")
+    right.legend(loc="lower center")
     return figure

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots import COLORS, PLATE, new_figure
+from toylib.plots import COLORS, PLATE, WORDS, new_figure
+from toylib.plots_pair import of_pair
 
-STEADY = ((COLORS["other"], ":"), ("#7F7F7F", "--"), (COLORS["ink"], "-"))  # low, middle and high β
+STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
 
 
 def climb(steps, rewards, costs) -> Figure:
@@ -15,7 +16,7 @@ def climb(steps, rewards, costs) -> Figure:
     left = [reward - cost for reward, cost in zip(rewards, costs, strict=True)]
     lines = (
         (rewards, ":", COLORS["other"], "expected reward"),
-        (costs, "--", "#7F7F7F", "price of the leash, β·KL"),
+        (costs, "--", COLORS["grey"], "price of the leash, β·KL"),
         (left, "-", COLORS["ink"], "reward − price"),
     )
     for values, line, color, text in lines:
@@ -44,7 +45,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
         axis.set_axisbelow(True)
     axes[0].set_yticks(list(rows), names)
     axes[0].invert_yaxis()
-    legend = axes[0].legend(loc="lower right", fontsize=9, handlelength=1.2, frameon=False)
+    legend = axes[0].legend(loc="lower right", fontsize=9, handlelength=1.2)
     legend.legend_handles[0].set_facecolor(COLORS["other"])
     return figure
 
@@ -57,7 +58,7 @@ def implicit_rewards(rewards, implicit) -> Figure:
         text = f"  β = {beta:g}"
         axis.annotate(text, (max(rewards), max(values)), (4, 0), textcoords="offset points", va="center")
     axis.plot([-1.7, 1.7], [-1.7, 1.7], color=COLORS["margin"], lw=0.8)
-    axis.annotate("equal", (-0.9, -0.9), (-30, 8), textcoords="offset points", color=COLORS["margin"])
+    axis.annotate("equal", (-0.9, -0.9), (-30, 8), textcoords="offset points", color=WORDS["margin"])
     axis.set(xlabel="true reward r", ylabel="implicit reward β·log-ratio", xlim=(-1.8, 2.7))
     axis.set_title("Same slope, shifted: the shift is β·log Z", loc="left")
     return figure
@@ -72,12 +73,12 @@ def preference_shares(differences, shares, example) -> Figure:
 
     figure, (axis,) = new_figure(width=6.4)
     x = np.linspace(0, 1.08 * max(differences), 200)
-    axis.plot(x, 1 / (1 + np.exp(-x)), color=COLORS["ink"], label="σ(difference)")
+    axis.plot(x, of_pair(x, 1.0)[0], color=COLORS["ink"], label="σ(difference)")
     axis.plot(differences, shares, "o", color=COLORS["other"], mec=COLORS["ink"], label="counted, one dot a pair")
     where = (differences[example], shares[example])
     axis.plot(*where, "s", ms=9, color=COLORS["example"], mec=COLORS["ink"], label="the worked pair")
     axis.set(xlabel="reward of the better − reward of the worse", ylabel="share won by the better", ylim=(0.45, 1.02))
-    axis.legend(loc="lower right", frameon=False)
+    axis.legend(loc="lower right")
     return figure
 
 
@@ -89,7 +90,7 @@ def leash_by_beta(curve, minimisers) -> Figure:
     axis.set(xscale="log", xlabel="β", ylabel="KL to the reference, nats", ylim=(0, None))
     axis.set_xticks([0.1, 0.5, 1, 5, 20], ["0.1", "0.5", "1", "5", "20"])
     axis.minorticks_off()
-    axis.legend(frameon=False)
+    axis.legend()
     return figure
 
 
@@ -109,7 +110,7 @@ def no_end(steps, gaps, kls, betas, soft_gap, ceiling) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="gradient step", ylim=(1e-5, 12))
     left.set_title("Δ of the worked pair, nats", loc="left")
     right.set_title("KL to the reference, nats", loc="left")
-    left.legend(fontsize=9, frameon=False)
+    left.legend(fontsize=9)
     return figure
 
 
@@ -123,16 +124,16 @@ def pull_by_gap(betas, pairs, beta, example=2.2) -> Figure:
     figure, (axis,) = new_figure()
     deltas = np.linspace(-10, 10, 401)
     for one, (color, line) in zip(betas, STEADY, strict=True):
-        axis.plot(deltas, one / (1 + np.exp(one * deltas)), line, color=color, label=f"β = {one:g}")
+        axis.plot(deltas, of_pair(deltas, one)[2], line, color=color, label=f"β = {one:g}")
     for delta in pairs:
-        weight = beta / (1 + np.exp(beta * delta))
+        weight = float(of_pair(delta, beta)[2])
         color = COLORS["example"] if delta == example else COLORS["other"]
         axis.plot(delta, weight, "o", ms=8, color=color, mec=COLORS["ink"], zorder=3)
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
         axis.annotate(f"{weight:.3f}", (delta, weight), place, textcoords="offset points", bbox=PLATE)
     axis.set(xlabel="Δ of the pair, nats   (wrong order ← 0 → right order)", ylabel="weight β·σ(−βΔ)")
     axis.set_title("Pairs already right count little", loc="left")
-    axis.legend(frameon=False)
+    axis.legend()
     return figure
 
 
@@ -142,15 +143,16 @@ def weight_and_loss(betas, deltas, peak) -> Figure:
 
     figure, (left, right) = new_figure(columns=2)
     betas = np.asarray(betas)
-    roles = ((COLORS["example"], "-"), ("#7F7F7F", "--"), (COLORS["rejected"], "-."))
+    roles = ((COLORS["example"], "-"), (COLORS["grey"], "--"), (COLORS["ink"], "-."))
     for delta, (color, line) in zip(deltas, roles, strict=True):
-        left.plot(betas, betas / (1 + np.exp(betas * delta)), line, color=color, label=f"Δ = {delta:g}")
-        right.plot(betas, np.log1p(np.exp(-betas * delta)), line, color=color, label=f"Δ = {delta:g}")
+        look = {"color": color, "ls": line, "label": f"Δ = {delta:g}".replace("-", "−")}
+        left.plot(betas, of_pair(delta, betas)[2], **look)
+        right.plot(betas, of_pair(delta, betas)[1], **look)
     left.plot(*peak, "o", ms=8, color=COLORS["example"], mec=COLORS["ink"])
-    left.annotate(f"peak at β = {peak[0]:.2f}", peak, (4, 10), textcoords="offset points", color=COLORS["example"])
+    left.annotate(f"peak at β = {peak[0]:.2f}", peak, (4, 10), textcoords="offset points", color=WORDS["example"])
     left.set(xlabel="β", ylim=(0, 1), xlim=(0, betas[-1]))
     right.set(xlabel="β", ylim=(0, 2), xlim=(0, betas[-1]))
     left.set_title("how hard the pair pulls, β·σ(−βΔ)", loc="left")
     right.set_title("what a slider shows: the loss", loc="left")
-    left.legend(fontsize=9, loc="upper left", frameon=False)
+    left.legend(fontsize=9, loc="upper left")
     return figure

@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots import COLORS, LINES, new_figure
+from toylib.plots import COLORS, LINES, panel_grid
 
 PANELS = (  # title, the lines in it, the range it starts with
     ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
@@ -23,9 +23,9 @@ def training_panels(steps) -> tuple[Figure, dict]:
     Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats a reply. The accuracy is
     the share of the batch with Δ > 0. Every axis is there from the start and doubles only when a line leaves it.
     """
-    figure, axes = new_figure(columns=len(PANELS), height=2.6, width=10.4)
+    figure, axes = panel_grid(len(PANELS), width=7.8)
     figure.set_layout_engine(None)  # it would take longer than all the rest
-    figure.subplots_adjust(left=0.045, right=0.99, bottom=0.19, top=0.88, wspace=0.26)
+    figure.subplots_adjust(left=0.06, right=0.955, bottom=0.11, top=0.94, wspace=0.25, hspace=0.45)
     lines = {}
     for axis, (title, names, limits) in zip(axes, PANELS, strict=True):
         for name in names:
@@ -38,7 +38,8 @@ def training_panels(steps) -> tuple[Figure, dict]:
     axes[0].axhline(0, color=COLORS["ink"], lw=0.8)
     axes[0].legend(fontsize=8, loc="lower left", frameon=False)
     axes[-1].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
-    axes[-1].annotate("ln 2", (steps, math.log(2)), (0, 3), textcoords="offset points", ha="right", fontsize=8)
+    outside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    axes[-1].annotate("ln 2", (1, math.log(2)), (3, 0), va="center", fontsize=8, **outside)
     return figure, lines
 
 

@@ -1,12 +1,10 @@
-"""Preference pairs: load them, check them, turn them into tokens, put them side by side in a batch."""
+"""Preference pairs: load them from wherever they are, and check every row. `tokens` makes a batch of them."""
 
 from __future__ import annotations
 
 import io
 import json
 from pathlib import Path
-
-import torch
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 SHIPPED = ("support", "handwritten", "templated")
@@ -18,7 +16,7 @@ def load_preferences(source="support", split="train", *, columns=None, on_bad="e
     """Preference pairs as a `datasets.Dataset` with the columns `prompt`, `chosen`, `rejected`.
 
     `source` is a shipped set (`support`, `handwritten`, `templated`; splits in data/README.md), a path to a `.json`,
-    `.jsonl`, `.csv` or `.parquet` file (which is one split, called train), a hub id, or a `Dataset`/`DatasetDict`.
+    `.jsonl`, `.csv` or `.parquet` file, a `Dataset` (one split each, called train), a `DatasetDict`, or a hub id.
     Three forms are read: strings; lists of messages (rendered by the tokenizer's chat template at tokenisation); and
     rows without a prompt, whose chosen and rejected share their beginning (as in Anthropic's HH: split after the last
     "\\n\\nAssistant:"). `columns={"prompt": "instruction"}` says where a field is found under another name.
@@ -60,65 +58,18 @@ def load_prompts(split="test"):
     `test`: written by hand, used for no training and no tuning. `heldout` and `dev`: generated from phrasings that are
     in no training text; `dev` is what settings were tuned on.
     """
-    return _dataset(DATA / "prompts" / f"{split}.jsonl", ("prompt", "intent"))
+    from datasets import Dataset
 
-
-def tokenize_pairs(pairs, tokenizer, max_length=1024):
-    """Token ids of each pair: a list of dicts with `prompt`, `chosen`, `rejected` (lists of ints) and `number` (from 1).
-
-    Prompt and reply are tokenised apart, as they are when the model answers, and each reply ends with the
-    end-of-sequence token. A prompt that leaves the longer reply too little of `max_length` is cut from its left; a
-    pair with a reply that leaves no room for any prompt is dropped; both are counted and printed, and none left is
-    a `ValueError`. So is a tokenizer without an end-of-sequence token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
-    rows, cut, dropped = [], 0, 0
-    for number, pair in enumerate(pairs, start=1):
-        prompt, chosen, rejected = _token_ids(pair, tokenizer)
-        if not prompt:
-            raise ValueError(f"row {number}: the prompt has no token, and the tokenizer no BOS to stand for it")
-        room = max_length - max(len(chosen), len(rejected))
-        if room < 1:
-            dropped += 1
-            continue
-        cut += len(prompt) > room
-        rows.append({"number": number, "prompt": prompt[-room:], "chosen": chosen, "rejected": rejected})
-    if cut:
-        print(f"{cut} of {len(pairs)} prompts cut from the left to fit max_length={max_length}")
-    if dropped:
-        print(f"{dropped} of {len(pairs)} pairs dropped: a reply alone is longer than max_length={max_length} allows")
-    if not rows:
-        raise ValueError(f"no pair fits max_length={max_length}: every chosen or rejected reply alone is too long")
-    return rows
-
-
-def collate(rows, pad_token_id, device="cpu"):
-    """A batch of tokenised pairs as tensors for `sequence_logps`: `batch` rows of chosen, then `batch` of rejected.
-
-    Returns a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
-    """
-    if pad_token_id is None:
-        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
-    sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
-    length = max(len(prompt) + len(reply) for prompt, reply in sequences)
-    shape = (len(sequences), length)
-    input_ids = torch.full(shape, pad_token_id)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    completion_mask = torch.zeros(shape, dtype=torch.long)
-    for i, (prompt, reply) in enumerate(sequences):
-        end = len(prompt) + len(reply)
-        input_ids[i, :end] = torch.tensor(prompt + reply)
-        attention_mask[i, :end] = 1
-        completion_mask[i, len(prompt) : end] = 1
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "completion_mask": completion_mask}
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    rows = read_file(DATA / "prompts" / f"{split}.jsonl")
+    return Dataset.from_list([{column: row[column] for column in ("prompt", "intent")} for row in rows])
 
 
 def _read(source, split):
     """`(name, rows)`: what to call the source in an error, and its rows as an iterable of dicts."""
     from datasets import Dataset, DatasetDict, load_dataset
 
+    if isinstance(source, Dataset) and split != "train":
+        raise ValueError(f"a Dataset is one split, train; got split={split!r}")
     if isinstance(source, DatasetDict):
         if split not in source:
             raise ValueError(f"the data set has no split {split!r}: it has {', '.join(source)}")
@@ -143,7 +94,7 @@ def _read(source, split):
     except Exception as problem:  # noqa: BLE001 (the hub's own errors are many; the reader needs one sentence)
         raise ValueError(
             f"{str(source)!r} is not a shipped set ({', '.join(SHIPPED)}), not a file I can see, and the Hugging Face hub "
-            f"did not give it (no network, or no such data set or split): {(str(problem) or repr(problem)).splitlines()[0][:200]}"
+            f"did not give it (no network, or no such data set or split): {first_line(problem)}"
         ) from None
 
 
@@ -168,7 +119,7 @@ def read_file(path):
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file in UTF-8") from None
     except (ValueError, OSError) as problem:  # pandas' and pyarrow's errors are among these
-        raise ValueError(f"{path}: not a readable {path.suffix} file: {str(problem).splitlines()[0]}") from None
+        raise ValueError(f"{path}: not a readable {path.suffix} file: {first_line(problem)}") from None
     if path.suffix == ".json":
         try:
             rows = json.loads(text)
@@ -187,10 +138,9 @@ def read_file(path):
     return rows
 
 
-def _dataset(path, columns):
-    from datasets import Dataset
-
-    return Dataset.from_list([{column: row[column] for column in columns} for row in read_file(path)])
+def first_line(problem, most=160) -> str:
+    """What an exception says, in one line of at most `most` characters; its name where it says nothing."""
+    return (str(problem).strip() or repr(problem)).splitlines()[0][:most]
 
 
 def _pair(row, names):
@@ -246,26 +196,3 @@ def _split_prompt(chosen, rejected):
     for field in ("chosen", "rejected"):
         _check_text(field, pair[field])
     return pair
-
-
-def _token_ids(pair, tokenizer):
-    """Ids of prompt, chosen and rejected; the replies with one end-of-sequence token at their end."""
-    prompt, replies = pair["prompt"], [pair["chosen"], pair["rejected"]]
-    if not isinstance(prompt, str):
-        if not tokenizer.chat_template:
-            raise ValueError("the pairs are lists of messages, but the tokenizer has no chat template to render them")
-        rendered = [tokenizer.apply_chat_template(prompt + reply, tokenize=False) for reply in replies]
-        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        if not all(text.startswith(prompt) for text in rendered):
-            raise ValueError("the tokenizer's chat template does not keep the prompt at the start of prompt + reply")
-        replies = [text[len(prompt) :].rstrip("\n") for text in rendered]
-        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    else:
-        prompt_ids = tokenizer(prompt)["input_ids"]
-        if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
-            prompt_ids = prompt_ids[:-1]
-    if not prompt_ids and tokenizer.bos_token_id is not None:
-        prompt_ids = [tokenizer.bos_token_id]
-    reply_ids = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
-    eos = tokenizer.eos_token_id
-    return prompt_ids, *(ids if ids[-1:] == [eos] else ids + [eos] for ids in reply_ids)

@@ -8,6 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Said one by one, as `generate` takes what it is not told from the model's own generation_config.
+NOTHING_CUT = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+NOTHING_SHIFTED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "num_beams": 1}
+
 
 class Replies(NamedTuple):
     """Sampled replies: their texts, and the tensors that `sequence_logps` takes, each `(replies, length)`."""
@@ -22,14 +26,15 @@ class Replies(NamedTuple):
 def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens=80, seed=0) -> Replies:
     """One reply to each prompt, sampled at `temperature` (0 takes the likeliest token each time).
 
-    Nothing is cut from the distribution (no top-k, no top-p), so at temperature 1 the replies are samples of π itself.
+    Nothing is cut from the distribution (no top-k, no top-p) or shifted in it (no repetition penalty), whatever the
+    model's own settings, so at temperature 1 the replies are samples of π itself.
     A reply ends with the end-of-sequence token, or after `max_new_tokens`. The texts keep their leading space; the
     order is that of the prompts. The same seed gives the same replies; the global random state is left as it was.
     """
     encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    how = {"do_sample": False}
-    if temperature > 0:
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT} if temperature > 0 else {"do_sample": False}
+    if temperature > 0 and getattr(model.generation_config, "min_p", None):
+        how["min_p"] = 0.0  # not always: it sorts the vocabulary at every token
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         input_ids = model.generate(
@@ -38,6 +43,7 @@ def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            **NOTHING_SHIFTED,
             **how,
         )
     prompt_length = encoded["input_ids"].shape[1]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toylib.judge import judge
-from toylib.preferences import collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batches
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from toylib.logps import token_logps
 from toylib.loss import check_loss_settings
-from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import frozen_copy
 from toylib.replies import Replies, sample_replies
 from toylib.reward_model import ScalarModel, descend, score
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batch_loss, batches, progress_line
 
 
@@ -135,12 +135,12 @@ def train_ppo(
         if step == 1:
             center, spread = seen.scores.mean(), seen.scores.std(correction=0).clamp(min=1e-6)
         rewards = token_rewards(seen, (seen.scores - center) / spread, kl_coefficient)
-        gains, returns = advantages(rewards, seen.values, seen.mask, discount, gae_lambda)
-        gains = (gains - masked_mean(gains, seen.mask)) * seen.mask
-        gains = gains / masked_mean(gains.square(), seen.mask).sqrt().clamp(min=1e-6)
+        advantage, returns = advantages(rewards, seen.values, seen.mask, discount, gae_lambda)
+        advantage = (advantage - masked_mean(advantage, seen.mask)) * seen.mask
+        advantage = advantage / masked_mean(advantage.square(), seen.mask).sqrt().clamp(min=1e-6)
         done = []
         for rows in batches(len(asked), minibatch_size, math.ceil(epochs * len(asked) / minibatch_size), seed=step):
-            done.append(update(policy, value_model, optimizers, seen, gains, returns, rows, clip))
+            done.append(update(policy, value_model, optimizers, seen, advantage, returns, rows, clip))
         tokens += int(seen.mask.sum())
         kl = ((seen.logps - seen.ref_logps) * seen.mask).sum(dim=1).mean().item()
         metrics = {"score": seen.scores.mean().item(), "kl": kl, "ratio": done[0]["ratio"]}
@@ -154,11 +154,11 @@ def train_ppo(
     return policy, pandas.DataFrame(history).set_index("step")
 
 
-def update(policy, value_model, optimizers, seen, gains, returns, rows, clip):
+def update(policy, value_model, optimizers, seen, advantage, returns, rows, clip):
     """One optimizer step of policy and value model on the rows of a rollout; what it measured, as floats."""
     ids, attention, mask = (t[rows] for t in (seen.replies.input_ids, seen.replies.attention_mask, seen.mask))
     logps = token_logps(policy, ids, attention)
-    loss, ratio = clipped_loss(logps, seen.logps[rows], gains[rows], mask, clip)
+    loss, ratio = clipped_loss(logps, seen.logps[rows], advantage[rows], mask, clip)
     values = value_model(ids, attention)[:, :-1]
     value_loss = 0.5 * masked_mean((values - returns[rows]).square(), mask)
     descend(loss, optimizers[0], policy)
@@ -175,13 +175,19 @@ def update(policy, value_model, optimizers, seen, gains, returns, rows, clip):
 
 
 def ranked_pairs(model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0):
-    """`(pairs, replies)`: two sampled replies to each prompt, the one with the higher score chosen; ties make no pair."""
+    """`(pairs, replies)`: two sampled replies to each prompt, the one with the higher score chosen.
+
+    No pair comes of a tie, of an empty reply, and of one that `max_new_tokens` cut off: a pair's replies end with the
+    end-of-sequence token, and nobody ended this one there.
+    """
     twice = list(prompts) * 2
     replies = sample_replies(model, tokenizer, twice, max_new_tokens=max_new_tokens, seed=seed)
+    ended = ((replies.input_ids == tokenizer.eos_token_id) & replies.completion_mask.bool()).any(dim=1).tolist()
+    usable = [whole and bool(text.strip()) for whole, text in zip(ended, replies.texts, strict=True)]
     scores, count, pairs = score(scorer, twice, replies), len(prompts), []
     for i, prompt in enumerate(prompts):
         better, worse = (i, i + count) if scores[i] > scores[i + count] else (i + count, i)
-        if scores[better] > scores[worse] and replies.texts[worse].strip() and replies.texts[better].strip():
+        if scores[better] > scores[worse] and usable[worse] and usable[better]:
             pairs.append({"prompt": prompt, "chosen": replies.texts[better], "rejected": replies.texts[worse]})
     return pairs, replies
 

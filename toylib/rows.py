@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from toylib.logps import sequence_logps
-from toylib.preferences import collate
+from toylib.preferences import first_line
+from toylib.tokens import collate
 
 PADDING, PROMPT, CHOSEN, REJECTED = -1, 0, 1, 2
 
@@ -128,7 +129,7 @@ def why_not_shared(model, rows, pad_token_id=0, device=None) -> str | None:
         limit = getattr(config, "max_position_embeddings", "so many")
         raise ValueError(f"the longest pair has more than the model's {limit} positions: lower max_length") from None
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as problem:
-        return f"the model does not take such a row ({str(problem).splitlines()[0][:120]})"
+        return f"the model does not take such a row ({first_line(problem, 120)})"
     room = 1e-3 if definition.dtype == torch.float64 or model.dtype == torch.float32 else 3e-2
     off, seen = (ours[:, :1] - definition).abs().max().item(), (ours[1, 0] - ours[1, 1]).abs().item()
     size = max(1.0, definition.abs().max().item())

@@ -52,17 +52,17 @@ def sweep_beta(
     Every run starts from `model` and meets the same batches in the same order, so that β alone differs. `prompts` and
     `intents` are what quality is measured on, always after the last step too; `shown` are prompts whose replies are
     kept. Untrained replies (the baseline of `win`), and each seed's, are sampled with the same random numbers in every
-    run. `step` 0 in `quality` is `model` itself. Prints which run it is at.
+    run. `step` 0 in `quality` is `model` itself. Prints which run it is at. An interrupt keeps the runs that are whole.
     """
     baseline = judge(prompts, sample_replies(model, tokenizer, prompts, seed=100).texts, intents)["score"]
     tables = {name: [] for name in TABLES}
     runs = [(seed, beta) for seed in seeds for beta in betas]
     for number, (seed, beta) in enumerate(runs, start=1):
-        where = {"beta": beta, "seed": seed}
+        where, measured = {"beta": beta, "seed": seed}, []
 
-        def measure(step, policy, where=where):
+        def measure(step, policy, where=where, measured=measured):
             row, _ = report(policy, model, tokenizer, prompts, intents, baseline, seed=200 + where["seed"])
-            tables["quality"].append(where | {"step": step} | row)
+            measured.append(where | {"step": step} | row)
 
         def on_step(step, metrics, policy, measure=measure):
             if step in measured_at or step == steps:
@@ -82,6 +82,12 @@ def sweep_beta(
             seed=seed,
             on_step=on_step,
         )
+        if len(history) < steps:  # interrupted
+            if number == 1:
+                raise KeyboardInterrupt("no run of the sweep is whole yet")
+            print(f"interrupted: the sweep has its first {number - 1} of {len(runs)} runs")
+            break
+        tables["quality"] += measured
         curves = curves_of(history, beta).reset_index()
         tables["curves"].append(curves.assign(**where)[[*where, *curves.columns]])
         if shown:

@@ -9,8 +9,8 @@ import torch
 
 from toylib.logps import sequence_logps
 from toylib.loss import check_loss_settings, dpo_loss
-from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import check_reference, frozen_copy
+from toylib.tokens import collate, tokenize_pairs
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 METRICS += ("logps/chosen", "logps/rejected")  # TRL's names, of what is logged beside the loss
@@ -40,7 +40,7 @@ def train_dpo(
 
     `history` is a DataFrame indexed by step (1, 2, …), its columns named as in TRL: each row was measured on that
     step's batch before its update. With `eval_pairs` there are `eval_` columns, measured after the update, at ten
-    places of the run. `on_step(step, metrics, policy)` is called after each update, and what it puts into `metrics`
+    places of the run or more. `on_step(step, metrics, policy)` is called after each update, and what it puts into `metrics`
     joins the history. An interrupt (Ctrl-C, the notebook's stop button) ends training early and keeps what there is.
 
     Raises `ValueError` for settings that no loss can use, for pairs that cannot be tokenised and for a reference that
@@ -114,6 +114,8 @@ def batches(count, batch_size, steps, seed):
     """`steps` lists of indices below `count`: every index once, in an order drawn by `seed`, before any comes again."""
     if steps < 0 or batch_size < 1:
         raise ValueError(f"steps must be at least 0 and batch_size at least 1, got {steps!r} and {batch_size!r}")
+    if steps and count < 1:
+        raise ValueError("there is nothing to draw batches from: no rows")
     generator = torch.Generator().manual_seed(seed)
     queue = []
     for _ in range(steps):

@@ -10,9 +10,9 @@ from toylib.cache import add_reference_logps, cache_key, placed_on, reference_ma
 from toylib.checkpoints import SafeTrainer
 from toylib.loss import check_loss_settings, dpo_loss
 from toylib.models import check_vocabulary, switch_off_dropout
-from toylib.preferences import collate, tokenize_pairs
 from toylib.reference import check_reference
 from toylib.rows import collate_rows, pair_logps, row_length, why_not_shared
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import METRICS, LengthGrouped, metrics_table
 
 BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs

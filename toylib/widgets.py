@@ -12,27 +12,27 @@ import io
 import math
 import time
 
-from toylib import plots, plots_pair, plots_training
+from toylib import plots, plots_training
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 REST = 0.1  # seconds until the page, which waits for the answer, tells of the next move: its time goes to drawing
 _open: dict[str, tuple[str, list]] = {}  # notebook cell -> the run of it that made the live figures in the list
 
 
-def live_figure(figure, artists, update, slider, readout):
+def live_figure(figure, artists, update, slider):
     """A `VBox` whose picture of `figure` and whose numbers follow `slider`, a `SelectionSlider`.
 
     `update(value)` changes `artists`, the only ones that may change, and returns the numbers as HTML; it is called here
     once for each option of the slider, and not again. It must not touch axis limits: they are part of the background,
-    like everything that is not in `artists`. The numbers stand under the picture, where they cannot push it about;
-    `readout`, an `HTML` widget, takes them too, unseen, as what a screen reader reads.
+    like everything that is not in `artists`. The numbers stand under the picture, where they cannot push it about; a
+    second copy, unseen, is what a screen reader reads.
     """
     import ipywidgets
 
     values = [option[1] if isinstance(option, tuple) else option for option in slider.options]
     update(slider.value)  # before the layout, so that it has seen the artists with something in them
     canvas = _laid_out(figure, artists)
-    background = _data_url(_pixels(canvas).convert("RGB").quantize(128))
+    background = _data_url(plots.few_colors(_pixels(canvas)))
     texts, pages, shared = [], [], {}
     for value in values:
         texts.append(update(value))
@@ -52,15 +52,15 @@ def live_figure(figure, artists, update, slider, readout):
     look = ipywidgets.HTML(
         FRAMES_LOOK.replace("NAME", name).replace("BACKGROUND", background), layout={"display": "none"}
     )
-    readout.layout.height, readout.layout.margin, readout.layout.overflow = "1px", "0", "hidden"  # unseen, not unspoken
-    readout.value = texts[slider.index]
+    unseen = {"height": "1px", "margin": "0", "overflow": "hidden"}  # and not unspoken
+    spoken = ipywidgets.HTML(texts[slider.index], layout=unseen)
 
     def speak(change):
-        readout.value = texts[change["new"]]
+        spoken.value = texts[change["new"]]
         time.sleep(REST)
 
     slider.observe(speak, names="index")
-    box = ipywidgets.VBox([slider, readout, frames, look])
+    box = ipywidgets.VBox([slider, spoken, frames, look])
     box.link = ipywidgets.jsdlink((slider, "index"), (frames, "selected_index"))
     return box
 
@@ -162,51 +162,6 @@ def _cell_and_run() -> tuple[str, str]:
     return message.get("metadata", {}).get("cellId", ""), message.get("header", {}).get("msg_id", "")
 
 
-def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=False) -> None:
-    """A slider for β, 0.01 to 10: what it makes of one pair's Δ, in nats, as a probability and as a DPO loss.
-
-    With `weight` the panels are the loss, the weight β·σ(−βΔ) that the pair's gradient has (DPO paper, section 4), and
-    that weight against β. The static picture shows four β side by side. `ValueError` for a `beta` off the slider, or a
-    Δ that is not finite.
-    """
-    import ipywidgets
-
-    delta = chosen_logratio - rejected_logratio
-    if not math.isfinite(delta):
-        raise ValueError(f"Δ must be finite, got {chosen_logratio!r} − {rejected_logratio!r}")
-    if not 0.01 <= beta <= 10:
-        raise ValueError(f"beta must be from 0.01 to 10, got {beta!r}")
-    limit = max(6.0, math.ceil(1.5 * abs(delta)))
-    positions = sorted({float(f"{10 ** (step / 20):.2g}") for step in range(-40, 21)} | {beta})
-    kinds = ("loss", "weight", "path") if weight else ("probability", "loss")
-    figure, panels = plots_pair.beta_panels(delta, limit, kinds, positions)
-
-    def update(beta):
-        for panel in panels:
-            plots_pair.move_to_beta(panel, beta)
-        probability, loss, pull = plots_pair.of_pair(delta, beta)
-        entries = [f"β = {beta:g}", f"βΔ = {beta * delta:.4f}"]
-        entries += [f"probability σ(βΔ) = {probability:.4f}", f"loss −log σ(βΔ) = {loss:.4f}"]
-        entries += [f"σ(−βΔ) = {pull / beta:.4f}", f"weight β·σ(−βΔ) = {pull:.4f}"] if weight else []
-        return readout(*entries)
-
-    slider = slider_for(figure, positions, beta, "β")
-    artists = [artist for panel in panels for artist in panel["artists"]]
-    box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
-    betas = (0.1, 0.5, 1.0, 3.0) if weight else (0.05, 0.1, 0.5, 2.0)
-    picture = plots.png(plots_pair.beta_grid(delta, betas, limit, ("loss", "weight") if weight else kinds))
-    show_live(box, picture, _beta_alt(delta, betas, weight))
-
-
-def _beta_alt(delta, betas, weight) -> str:
-    rows = []
-    for beta in betas:
-        probability, loss, pull = plots_pair.of_pair(delta, beta)
-        rows.append(f"{beta:g} gives {loss if weight else probability:.4f} and {pull if weight else loss:.4f}")
-    what = "Loss −log σ(βΔ) and weight β·σ(−βΔ)" if weight else "Probability σ(βΔ) and loss −log σ(βΔ)"
-    return f"{what} at Δ = {delta:.4f}. β = " + "; ".join(rows) + "."
-
-
 def watch_training(beta: float, steps: int, kl=None, every: int = 10):
     """An `on_step` for `train_dpo`: chosen, rejected, margin, accuracy, KL and loss as curves, at every `every`-th step.
 
@@ -236,7 +191,7 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
         for line in lines.values():
             line.draw(canvas.renderer)
         pixels = _pixels(canvas).convert("RGB")
-        palette = palette or pixels.quantize(128)
+        palette = palette or plots.few_colors(pixels)
         alt = (
             f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
             f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "

@@ -7,7 +7,7 @@ import random
 import re
 import time
 
-from toylib import plots
+from toylib import plots, plots_interview
 from toylib.interview import GROUPS, LEVELS
 from toylib.widgets import show_live
 
@@ -125,7 +125,7 @@ def mock_interview(cards, seed=None) -> None:
     for button in grades:
         button.on_click(on_grade)
     refresh()
-    show_live(box, plots.png(coverage(cards)), coverage_alt(cards))
+    show_live(box, plots.png(plots_interview.coverage(counted(cards), LEVELS)), coverage_alt(cards))
 
 
 def focus(button):
@@ -222,35 +222,13 @@ def as_html(text) -> str:
     text = html.escape(text, quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
-    text = re.sub(r"\*(.+?)\*", r"<i>\1</i>", text)
+    text = re.sub(r"(?<!\w)\*(\S.*?)\*(?!\w)", r"<i>\1</i>", text)  # not the star of π*
     return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", rf'<a href="\2" {LINK}>\1</a>', text)
-
-
-# ---- without a kernel ------------------------------------------------------------------------------------------------
 
 
 def counted(cards) -> dict[str, list[int]]:
     """For each group, the number of its cards at each level."""
     return {g: [sum(card.group == g and card.level == one for card in cards) for one in LEVELS] for g in GROUPS}
-
-
-def coverage(cards):
-    """A figure: how many cards there are in each group, level by level."""
-    figure, (axis,) = plots.new_figure(height=3.0, width=6.2)  # narrow: it is read on phones
-    colors = [plots.COLORS[name] for name in ("other", "chosen", "example")]
-    for row, counts in enumerate(counted(cards).values()):
-        left = 0
-        for number, color, hatch in zip(counts, colors, ("", "//", ".."), strict=True):
-            axis.barh(row, number, left=left, color=color, alpha=0.55, hatch=hatch, edgecolor="white")
-            label = axis.text(left + number / 2, row, str(number), ha="center", va="center", weight="bold")
-            label.set_bbox(plots.PLATE | {"pad": 2})
-            left += number
-    axis.set_yticks(range(len(GROUPS)), GROUPS)
-    axis.invert_yaxis()
-    axis.set_xlabel("cards")
-    axis.set_title(f"{len(cards)} cards. With a kernel they are a mock interview;\nwithout one, open them below.")
-    figure.legend(axis.containers[:3], LEVELS, loc="outside lower center", ncols=3)
-    return figure
 
 
 def coverage_alt(cards) -> str:

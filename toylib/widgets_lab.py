@@ -17,8 +17,6 @@ def beta_lab(sweep, beta=0.1) -> None:
     Means over seeds; the replies are those of the lowest seed's policy. The static picture shows up to four β side by
     side. `ValueError` for a `beta` that was not trained.
     """
-    import ipywidgets
-
     betas = sorted(sweep.quality["beta"].unique())
     if beta not in betas:
         raise ValueError(f"β = {beta!r} is not in this sweep; it has {', '.join(f'{b:g}' for b in betas)}")
@@ -40,7 +38,7 @@ def beta_lab(sweep, beta=0.1) -> None:
     update(beta)
     left.legend(loc="lower left")
     slider = slider_for(figure, betas, beta, "β")
-    box = live_figure(figure, [*lines.values(), *parts.values()], update, slider, ipywidgets.HTML())
+    box = live_figure(figure, [*lines.values(), *parts.values()], update, slider)
     shown = [b for b in STATIC if b in betas] or betas[:4]
     alt = "The β lab. " + " ".join(sentence(b, curves.loc[b], quality.loc[b]) for b in shown)
     show_live(box, plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, shown)), alt)

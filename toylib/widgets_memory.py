@@ -10,17 +10,18 @@ PAIRS = (1, 2, 4, 8, 16, 32, 64)
 STATIC = (4, 16, 64)  # what the picture for pages without a kernel shows
 
 
-def memory_explorer(shape, length, scored, limits, precision="autocast", pairs=16) -> None:
+def memory_explorer(shape, length, scored, limits, precision="autocast", pairs=16, an_update=16) -> None:
     """A slider over `PAIRS`: the bars of `plots_memory.memory_bars` for the three ways, at one `precision`.
 
-    `shape`, `length` and `scored` are as for `memory.ledger`, `limits` a dict of label → bytes. The static picture has
-    the bars of three positions one below the other. `ValueError` for `pairs` that are not on the slider.
+    With fewer than `an_update` pairs at once the update is split, and gradients wait. `shape`, `length` and `scored`
+    are as for `memory.ledger`, `limits` a dict of label → bytes. The static picture has the bars of three positions one
+    below the other. `ValueError` for `pairs` that are not on the slider.
     """
-    import ipywidgets
-
     if pairs not in PAIRS:
         raise ValueError(f"pairs is one of {', '.join(map(str, PAIRS))}, got {pairs!r}")
-    held = {n: {way: ledger(shape, n, length, scored, precision, way) for way in WAYS} for n in PAIRS}
+    held = {
+        n: {way: ledger(shape, n, length, scored, precision, way, split=n < an_update) for way in WAYS} for n in PAIRS
+    }
     end = 1.25 * max(limits.values()) / plots_memory.GB
     figure, bars, totals = plots_memory.empty_bars(WAYS, limits, end, f"held at the peak, {precision}, GB")
 
@@ -30,7 +31,7 @@ def memory_explorer(shape, length, scored, limits, precision="autocast", pairs=1
 
     slider = slider_for(figure, PAIRS, pairs, "pairs")
     artists = [patch for bar in bars.values() for patch in bar.values()] + list(totals.values())
-    box = live_figure(figure, artists, update, slider, ipywidgets.HTML())
+    box = live_figure(figure, artists, update, slider)
     static = {f"{n} pairs, {way}": held[n][way] for n in STATIC for way in WAYS}
     alt = "What one step holds at its peak. " + " ".join(
         f"{label}: {peak(parts) / 1e9:.2f} GB." for label, parts in static.items()

@@ -8,7 +8,7 @@ from IPython.display import HTML, display
 from PIL import Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from toylib import plots_pair
-from toylib.widgets import beta_explorer
+from toylib.widgets_pair import beta_explorer
 
 SLIDER = {"base": 10, "min": -2, "max": 1, "step": 0.05, "value": 0.1, "description": "β",
           "layout": {"width": "100%", "max_width": "860px"}}
