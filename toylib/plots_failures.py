@@ -50,18 +50,16 @@ def beside(runs, columns, logarithmic=()):
 
 
 def patients(runs, columns, logarithmic=()):
-    """A row of panels a run, a column a number of its log: that run dark, the others pale behind it, on the same axes.
+    """A row of panels a run, a column a number of its log, every column on one scale.
 
     `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
     """
-    figure = Figure(figsize=(8.6, 1.15 * len(runs) + 0.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.6, 1.05 * len(runs) + 0.5), dpi=100, layout="constrained")
     axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col")
     last = max(history.index[-1] for history in runs.values())
     for at, (row, (label, one)) in enumerate(zip(axes, runs.items(), strict=True)):
         row[0].set_ylabel(label, rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
         for axis, column in zip(row, columns, strict=True):
-            for other in runs.values():
-                draw_run(axis, other, column, color="#D5D2C8", linestyle="-")
             draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
             finish_panel(axis, column, last, column in logarithmic)
             axis.set_title(TITLES.get(column, column) if at == 0 else "", loc="left", fontsize=9)
