@@ -60,7 +60,7 @@ def implicit_rewards(rewards, implicit) -> Figure:
     axis.plot([-1.7, 1.7], [-1.7, 1.7], color=COLORS["margin"], lw=0.8)
     axis.annotate("equal", (-0.9, -0.9), (-30, 8), textcoords="offset points", color=WORDS["margin"])
     axis.set(xlabel="true reward r", ylabel="implicit reward β·log-ratio", xlim=(-1.8, 2.7))
-    axis.set_title("Same slope, shifted: the shift is β·log Z", loc="left")
+    axis.set_title("Same slope, shifted: the shift is −β·log Z", loc="left")
     return figure
 
 
@@ -132,7 +132,7 @@ def pull_by_gap(betas, pairs, beta, example=2.2) -> Figure:
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
         axis.annotate(f"{weight:.3f}", (delta, weight), place, textcoords="offset points", bbox=PLATE)
     axis.set(xlabel="Δ of the pair, nats   (wrong order ← 0 → right order)", ylabel="weight β·σ(−βΔ)")
-    axis.set_title("Pairs already right count little", loc="left")
+    axis.set_title("Pairs right by many 1/β count little", loc="left")
     axis.legend()
     return figure
 
