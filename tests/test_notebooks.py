@@ -79,6 +79,12 @@ def test_was_run_from_a_fresh_kernel_without_an_error(path):
 
 
 @each_notebook
+def test_no_earlier_run_lay_in_the_way_when_it_was_built(path):
+    said = [where for where, output in outputs(path) if "a checkpoint of these settings" in output.get("text", "")]
+    assert not said, "remove runs/ before `python3 lab.py build`"
+
+
+@each_notebook
 def test_holds_no_widget_state_and_no_version_noise(path):
     notebook = load(path)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
