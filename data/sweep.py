@@ -114,6 +114,9 @@ def draw_lab():
 
 
 if __name__ == "__main__":
-    save_sweep(run_betas(), "beta")
+    swept = run_betas()
+    if swept.quality.groupby(["beta", "seed"]).ngroups < len(BETAS) * len(SEEDS):
+        raise SystemExit("interrupted: nothing was written")
+    save_sweep(swept, "beta")
     draw_lab()
     run_lengths().to_csv(RESULTS / "length.csv", index=False, float_format="%.4g")

@@ -1,6 +1,7 @@
 """Runs notebooks from fresh kernels, and writes them back as they are committed: formatted and normalised.
 
 `python3 lab.py run` and `python3 lab.py build` start this with the Python of .venv: `build.py run|build NOTEBOOK ...`.
+What takes long to import is imported where it is used, so that Ctrl-C ends it in a word at any moment.
 """
 
 import asyncio
@@ -12,10 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +29,8 @@ def main(command, paths):
 
 def read(path):
     """The notebook, with an id for each cell that has none: the first free of cell-01, cell-02, ..."""
+    import nbformat
+
     notebook = json.loads(path.read_text(encoding="utf-8"))
     taken = {cell.get("id") for cell in notebook["cells"]}
     for number, cell in enumerate(notebook["cells"], 1):
@@ -46,6 +45,8 @@ def read(path):
 
 def formatted(path):
     """The notebook with its code as `ruff format` has it."""
+    import nbformat
+
     ruff = [sys.executable, "-m", "ruff", "format", "--config", ROOT / "pyproject.toml", "--stdin-filename", path, "-"]
     done = subprocess.run(ruff, input=nbformat.writes(read(path)).encode(), capture_output=True, check=False)
     if done.returncode:
@@ -55,6 +56,9 @@ def formatted(path):
 
 def execute(notebook, path):
     """Run all cells in a fresh kernel, started in notebooks/, with progress; leave with the error of a cell that fails."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
     start, count, at = time.monotonic(), len(notebook.cells), [0]
 
     def plain_interrupt(notebook):  # nbclient's own handling of ctrl-C ends in tracebacks
@@ -128,6 +132,8 @@ def overwritten(line):
 
 def write(notebook, path):
     """Write beside the old file, then put it in its place in one step."""
+    import nbformat
+
     new = path.with_name(f".{path.name}.new")
     new.write_text(nbformat.writes(nbformat.from_dict(notebook)) + "\n", encoding="utf-8", newline="\n")
     os.replace(new, path)

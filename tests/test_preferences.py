@@ -209,9 +209,10 @@ def test_an_argument_that_cannot_be_right_is_named(arguments, problem):
     assert problem in one_sentence(caught)
 
 
-def test_one_file_is_one_split(tmp_path):
-    with pytest.raises(ValueError, match="one split, train; got split='test'"):
-        load_preferences(write(tmp_path / "pairs.jsonl", GOOD), "test")
+def test_one_file_and_one_data_set_are_one_split(tmp_path):
+    for source in (write(tmp_path / "pairs.jsonl", GOOD), datasets.Dataset.from_list([GOOD])):
+        with pytest.raises(ValueError, match="one split, train; got split='test'"):
+            load_preferences(source, "test")
 
 
 @pytest.mark.parametrize("problem", [ConnectionError("Couldn't reach it\nTraceback"), FileNotFoundError(""), OSError()])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from toylib.checkpoints import SEAL, checkpoints_in
-from toylib.memory import ledger, peak
+from toylib.memory import Shape, ledger, peak, shape_of
 from toylib.models import load_model
 from toylib.preferences import first_line
 
@@ -92,7 +92,7 @@ def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=
     `length` and `scored` are the largest there are (`memory.sizes`). What is left of the memory is for CUDA itself, for
     sampling replies and for fragmentation. `ValueError` if not even one pair fits.
     """
-    limit = share * memory
+    limit, model = share * memory, model if isinstance(model, Shape) else shape_of(model)
     splits = [n for n in range(1, update + 1) if update % n == 0]
     held = {n: peak(ledger(model, n, length, scored, precision, way, split=n < update)) for n in splits}
     pairs = max((n for n, size in held.items() if size <= limit), default=0)
@@ -148,7 +148,7 @@ def run_folder(settings: dict, base="runs", drive=DRIVE) -> Path:
 
 
 def resume_point(folder, resume: bool):
-    """What to pass to `train(resume_from_checkpoint=…)`: True if `resume` and there is a whole checkpoint, else None.
+    """What to pass to `train(resume_from_checkpoint=…)`: True if `resume` and there is a sealed checkpoint, else None.
 
     Says what it found. Never resumes unasked: without `resume` a run starts anew, whatever the folder holds.
     """
@@ -158,7 +158,7 @@ def resume_point(folder, resume: bool):
     elif not resume:
         print(f"a new run (there is a checkpoint of these settings at step {steps[0]}: RESUME = True goes on from it)")
     else:
-        print(f"going on from step {steps[0]}, if that checkpoint is whole; else from the one before it")
+        print(f"going on from step {steps[0]}, if that checkpoint is whole")
     return True if resume and steps else None
 
 

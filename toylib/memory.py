@@ -158,9 +158,12 @@ def measure_step(model, batch, precision="fp32", beta=0.1, split=False) -> dict[
             with kept_for_backward(model) as kept, autocast(precision, device):
                 chosen, rejected = pair_logps(model, batch)
             loss = dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta).losses.mean()
-            if not torch.isfinite(loss):  # or NaN would go into the weights, also at rate 0
-                raise FloatingPointError(f"the loss is {loss.item()} in {precision}: the weights are left as they were")
             loss.backward()
+            numbers = [loss.detach(), *(p.grad.sum() for p in trained if p.grad is not None)]
+            if not all(map(torch.isfinite, numbers)):  # or NaN would go into the weights, also at rate 0
+                raise FloatingPointError(
+                    f"loss or gradient not finite in {precision}: the weights are left as they were"
+                )
         optimizer.step()
         return sum(kept.values())
 

@@ -22,7 +22,7 @@ COLORS = {
     "ink": "#333333",
     "ground": "#FCFBF7",  # off-white: survives dark mode
 }
-# The same hues where they are letters: at least 4.5 : 1 on the ground, which the lines' own shades do not all reach.
+# The hues of the roles where they are letters: at least 4.5 : 1 on the ground, which not all lines' own shades reach.
 WORDS = COLORS | {"rejected": "#A1457A", "margin": "#007A58", "example": "#B84F00", "other": "#1F78A8"}
 LINES = {"chosen": "-", "rejected": "--", "margin": "-.", "example": "-", "other": ":"}
 RC = {

@@ -33,14 +33,14 @@ TITLES = {
 def beside(runs, columns, logarithmic=()):
     """One panel a column, all runs in each: what the log of the broken run shows beside that of the right one.
 
-    `runs` is a dict of label → DataFrame indexed by step, the right run first. A column that is measured at a few
+    `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured at a few
     steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear within
     1), which their title says.
     """
     figure, axes = panel_grid(len(columns))
     last = max(history.index[-1] for history in runs.values())
     for axis, column in zip(axes, columns, strict=True):
-        for (label, history), style in zip(runs.items(), RUNS, strict=False):
+        for (label, history), style in zip(runs.items(), RUNS[: len(runs)], strict=True):
             draw_run(axis, history, column, label=label, **style)
         finish_panel(axis, column, last, column in logarithmic)
         axis.set_xlabel("step", fontsize=9)
@@ -55,14 +55,15 @@ def patients(runs, columns, logarithmic=()):
     `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
     """
     figure = Figure(figsize=(8.6, 1.05 * len(runs) + 0.5), dpi=100, layout="constrained")
-    axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col")
+    axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col", squeeze=False)
     last = max(history.index[-1] for history in runs.values())
     for at, (row, (label, one)) in enumerate(zip(axes, runs.items(), strict=True)):
         row[0].set_ylabel(label, rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
         for axis, column in zip(row, columns, strict=True):
             draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
             finish_panel(axis, column, last, column in logarithmic)
-            axis.set_title(TITLES.get(column, column) if at == 0 else "", loc="left", fontsize=9)
+            mark = " (log)" if column in logarithmic else ""
+            axis.set_title(TITLES.get(column, column) + mark if at == 0 else "", loc="left", fontsize=9)
             axis.tick_params(labelsize=7)
     for axis in axes[-1]:
         axis.set_xlabel("step", fontsize=9)
@@ -91,7 +92,7 @@ def finish_panel(axis, column, last, logarithmic):
 def strips(groups, xlabel, linear=1e-4):
     """One line of dots a group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
-    for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS, strict=False)):
+    for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
     axis.set_yticks([-row for row in range(len(groups))], list(groups))
     axis.set_ylim(0.6 - len(groups), 0.6)

@@ -87,7 +87,7 @@ def fill_bars(bars, totals, ledgers, end) -> None:
         totals[label].set_text(in_gb(start) if inside else f"{in_gb(start)} →")
         totals[label].set_x(start + 0.01 * end if inside else 0.99 * end)
         totals[label].set_ha("left" if inside else "right")
-        totals[label].set_bbox({"facecolor": COLORS["ground"], "edgecolor": "none", "pad": 1})
+        totals[label].set_bbox(PLATE)
 
 
 def finish_axis(axis, labels, limits, end, title) -> None:

@@ -15,7 +15,7 @@ def sigmoid_curve(marks=()) -> Figure:
 
     figure, (axis,) = new_figure(width=6.0, height=2.8)
     log_odds = np.linspace(-5, 5, 401)
-    axis.plot(log_odds, 1 / (1 + np.exp(-log_odds)), color=COLORS["ink"])
+    axis.plot(log_odds, of_pair(log_odds, 1.0)[0], color=COLORS["ink"])
     for x, y in marks:
         axis.plot([x, x, -5], [0, y, y], ":", color=COLORS["ink"], linewidth=1)
         axis.plot(x, y, "o", color=COLORS["ink"], zorder=3)

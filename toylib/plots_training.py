@@ -36,7 +36,7 @@ def training_panels(steps) -> tuple[Figure, dict]:
         axis.tick_params(labelsize=8)
         axis.locator_params(nbins=4)
     axes[0].axhline(0, color=COLORS["ink"], lw=0.8)
-    axes[0].legend(fontsize=8, loc="lower left", frameon=False)
+    axes[0].legend(fontsize=8, loc="lower left")
     axes[-1].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
     outside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
     axes[-1].annotate("ln 2", (1, math.log(2)), (3, 0), va="center", fontsize=8, **outside)

@@ -26,8 +26,9 @@ class Replies(NamedTuple):
 def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens=80, seed=0) -> Replies:
     """One reply to each prompt, sampled at `temperature` (0 takes the likeliest token each time).
 
-    Nothing is cut from the distribution (no top-k, no top-p) or shifted in it (no repetition penalty), whatever the
-    model's own settings, so at temperature 1 the replies are samples of π itself.
+    Nothing is cut from the distribution (top-k, top-p, min-p and their kin are off) or shifted in it (no repetition
+    penalty), also where the model's own settings say so: at temperature 1 the replies are samples of π itself. (Lists
+    of tokens that a model's settings suppress or bias are left as they are.)
     A reply ends with the end-of-sequence token, or after `max_new_tokens`. The texts keep their leading space; the
     order is that of the prompts. The same seed gives the same replies; the global random state is left as it was.
     """

@@ -209,7 +209,7 @@ def online_dpo(
     """DPO on pairs that the policy makes itself as it learns (Guo et al. 2024, arXiv 2402.04792): `(policy, history)`.
 
     Each of the `steps` samples two replies to each of `batch_size` prompts from the current policy, lets `scorer` rank
-    them, and takes one step of DPO on them. `history` has TRL's names and `pairs`, how many were no tie.
+    them, and takes one step of DPO on them. `history` has TRL's names and `pairs`, how many came of it.
     """
     import pandas
 

@@ -57,43 +57,39 @@ def sweep_beta(
     baseline = judge(prompts, sample_replies(model, tokenizer, prompts, seed=100).texts, intents)["score"]
     tables = {name: [] for name in TABLES}
     runs = [(seed, beta) for seed in seeds for beta in betas]
-    for number, (seed, beta) in enumerate(runs, start=1):
+    how = {"learning_rate": learning_rate, "steps": steps, "batch_size": batch_size, "eval_pairs": eval_pairs}
+
+    def one_run(beta, seed):
         where, measured = {"beta": beta, "seed": seed}, []
 
-        def measure(step, policy, where=where, measured=measured):
-            row, _ = report(policy, model, tokenizer, prompts, intents, baseline, seed=200 + where["seed"])
+        def measure(step, policy):
+            row, _ = report(policy, model, tokenizer, prompts, intents, baseline, seed=200 + seed)
             measured.append(where | {"step": step} | row)
 
-        def on_step(step, metrics, policy, measure=measure):
+        def on_step(step, metrics, policy):
             if step in measured_at or step == steps:
                 measure(step, policy)
 
         measure(0, model)
-        print(f"run {number} of {len(runs)}: β = {beta:g}, seed {seed}")
-        policy, history = train_dpo(
-            model,
-            tokenizer,
-            pairs,
-            beta=beta,
-            learning_rate=learning_rate,
-            steps=steps,
-            batch_size=batch_size,
-            eval_pairs=eval_pairs,
-            seed=seed,
-            on_step=on_step,
-        )
-        if len(history) < steps:  # interrupted
-            if number == 1:
-                raise KeyboardInterrupt("no run of the sweep is whole yet")
-            print(f"interrupted: the sweep has its first {number - 1} of {len(runs)} runs")
-            break
-        tables["quality"] += measured
+        policy, history = train_dpo(model, tokenizer, pairs, beta=beta, seed=seed, on_step=on_step, **how)
+        if len(history) < steps:
+            raise KeyboardInterrupt  # `train_dpo` kept what it had; half a run is none of a sweep's
         curves = curves_of(history, beta).reset_index()
-        tables["curves"].append(curves.assign(**where)[[*where, *curves.columns]])
-        if shown:
-            texts = sample_replies(policy, tokenizer, shown, seed=3 + seed).texts
-            rows = zip(shown, texts, strict=True)
-            tables["replies"] += [where | {"step": steps, "prompt": prompt, "reply": text} for prompt, text in rows]
+        texts = sample_replies(policy, tokenizer, shown, seed=3 + seed).texts if shown else []
+        replies = [
+            where | {"step": steps, "prompt": prompt, "reply": t} for prompt, t in zip(shown, texts, strict=True)
+        ]
+        return [curves.assign(**where)[[*where, *curves.columns]]], measured, replies
+
+    try:
+        for number, (seed, beta) in enumerate(runs, start=1):
+            print(f"run {number} of {len(runs)}: β = {beta:g}, seed {seed}")
+            for name, rows in zip(TABLES, one_run(beta, seed), strict=True):
+                tables[name] += rows
+    except KeyboardInterrupt:
+        if not tables["curves"]:
+            raise
+        print(f"\ninterrupted: the sweep has its first {len(tables['curves'])} of {len(runs)} runs")
     return Sweep(pandas.concat(tables["curves"]), *(pandas.DataFrame(tables[name]) for name in TABLES[1:]))
 
 
