@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from toylib.preferences import first_line
+
 CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")  # its newest name in transformers, and its first
 DESCRIPTION = """\
 Train a causal language model on preference pairs with Direct Preference Optimization.
@@ -104,8 +106,6 @@ def main(arguments=None) -> int:
     try:
         train(options)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as problem:
-        from toylib.preferences import first_line
-
         print(f"error: {first_line(problem, 1000)}", file=sys.stderr)
         return 1
     return 0

@@ -33,9 +33,9 @@ TITLES = {
 def beside(runs, columns, logarithmic=()):
     """One panel a column, all runs in each: what the log of the broken run shows beside that of the right one.
 
-    `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured at a few
-    steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear within
-    1), which their title says.
+    `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured
+    at a few steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear
+    within 1), which their title says.
     """
     figure, axes = panel_grid(len(columns))
     last = max(history.index[-1] for history in runs.values())
@@ -43,6 +43,8 @@ def beside(runs, columns, logarithmic=()):
         for (label, history), style in zip(runs.items(), RUNS[: len(runs)], strict=True):
             draw_run(axis, history, column, label=label, **style)
         finish_panel(axis, column, last, column in logarithmic)
+        mark = ", log axis" if column in logarithmic else ""
+        axis.set_title(TITLES.get(column, column) + mark, loc="left", fontsize=9)
         axis.set_xlabel("step", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(runs), fontsize=9)
@@ -57,16 +59,15 @@ def patients(runs, columns, logarithmic=()):
     figure = Figure(figsize=(8.6, 1.05 * len(runs) + 0.5), dpi=100, layout="constrained")
     axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col", squeeze=False)
     last = max(history.index[-1] for history in runs.values())
-    for at, (row, (label, one)) in enumerate(zip(axes, runs.items(), strict=True)):
+    for row, (label, one) in zip(axes, runs.items(), strict=True):
         row[0].set_ylabel(label, rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
         for axis, column in zip(row, columns, strict=True):
             draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
-            finish_panel(axis, column, last, column in logarithmic)
-            mark = " (log)" if column in logarithmic else ""
-            axis.set_title(TITLES.get(column, column) + mark if at == 0 else "", loc="left", fontsize=9)
-            axis.tick_params(labelsize=7)
-    for axis in axes[-1]:
-        axis.set_xlabel("step", fontsize=9)
+            finish_panel(axis, column, last, column in logarithmic, labelsize=7)
+    for top, bottom, column in zip(axes[0], axes[-1], columns, strict=True):
+        mark = " (log)" if column in logarithmic else ""
+        top.set_title(TITLES.get(column, column) + mark, loc="left", fontsize=9)
+        bottom.set_xlabel("step", fontsize=9)
     return figure
 
 
@@ -78,15 +79,14 @@ def draw_run(axis, history, column, marker=None, **look):
         axis.plot(values.index, values, ms=5, lw=2.0 if sparse else 1.3, marker=marker if sparse else None, **look)
 
 
-def finish_panel(axis, column, last, logarithmic):
-    """Title, range of steps, and the level at which the column starts."""
+def finish_panel(axis, column, last, logarithmic, labelsize=8):
+    """The scale, the range of steps, and the level at which the column starts."""
     if column in SCALE:
         axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
     if logarithmic:
         axis.set_yscale("symlog", linthresh=1)
     axis.set_xlim(0, 1.04 * last)
-    axis.set_title(TITLES.get(column, column) + (", log axis" if logarithmic else ""), loc="left", fontsize=9)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=labelsize)
 
 
 def strips(groups, xlabel, linear=1e-4):
@@ -103,16 +103,16 @@ def strips(groups, xlabel, linear=1e-4):
     return figure
 
 
-def bars(table, limits=None):
-    """One panel a column of `table` (a DataFrame), one bar a row, its value beside it. `limits`: column → (low, high)."""
+def bars(table):
+    """One panel a column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
     figure, axes = new_figure(columns=len(table.columns), height=0.9 + 0.36 * len(table), sharey=True)
     for axis, column in zip(axes, table.columns, strict=True):
-        low, high = (limits or {}).get(column, (0.0, 1.25 * table[column].max()))
+        end = 1.25 * table[column].max()
         for row, value in enumerate(table[column]):
-            axis.barh(-row, value - low, left=low, height=0.6, color=COLORS["grey"], alpha=0.75)
-            axis.text(value + 0.01 * (high - low), -row, f"{value:.2f}", va="center", fontsize=9)
-        axis.set_xlim(low, high)
-        if high > 1 >= table[column].max():  # a share: room for the number, but no mark beyond 1
+            axis.barh(-row, value, height=0.6, color=COLORS["grey"], alpha=0.75)
+            axis.text(value + 0.01 * end, -row, f"{value:.2f}", va="center", fontsize=9)
+        axis.set_xlim(0, end)
+        if end > 1 >= table[column].max():  # a share: room for the number, but no mark beyond 1
             axis.set_xticks([0, 0.5, 1])
         axis.set_title(column, loc="left", fontsize=10)
         axis.grid(axis="y", visible=False)

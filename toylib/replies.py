@@ -33,9 +33,11 @@ def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens
     order is that of the prompts. The same seed gives the same replies; the global random state is left as it was.
     """
     encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT} if temperature > 0 else {"do_sample": False}
-    if temperature > 0 and getattr(model.generation_config, "min_p", None):
-        how["min_p"] = 0.0  # not always: it sorts the vocabulary at every token
+    how = {"do_sample": False}
+    if temperature > 0:
+        how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT}
+        if getattr(model.generation_config, "min_p", None):
+            how["min_p"] = 0.0  # not always: it sorts the vocabulary at every token
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         input_ids = model.generate(
