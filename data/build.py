@@ -20,7 +20,7 @@ from sft import LARGE, new_model, train_sft
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from toylib.judge import judge
+from toylib.evaluation.judge import judge
 from toylib.models import load_model
 from toylib.preferences import DATA, read_file
 from toylib.replies import sample_replies

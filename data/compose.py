@@ -11,8 +11,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from toylib.chat import message_of
-from toylib.judge import find_slots
+from toylib.evaluation.chat import message_of
+from toylib.evaluation.judge import find_slots
 
 TEXT = Path(__file__).resolve().parent / "text"
 COMMON = tomllib.loads((TEXT / "common.toml").read_text(encoding="utf-8"))

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 from toylib import frozen_copy, load_model, load_preferences
-from toylib.failures import (
+from toylib.evaluation.held_out import report
+from toylib.evaluation.judge import judge
+from toylib.labs.failures import (
     flip_labels,
     implicit_accuracy,
     longer_chosen,
@@ -26,10 +28,8 @@ from toylib.failures import (
     without_eos,
     without_shift,
 )
-from toylib.judge import judge
 from toylib.preferences import load_prompts
 from toylib.replies import sample_replies
-from toylib.report import report
 from toylib.tokens import tokenize_pairs
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,7 +6,8 @@ import random
 
 import compose
 
-from toylib.judge import find_slots, judge, second_opinion
+from toylib.evaluation.judge import find_slots, judge
+from toylib.evaluation.second_opinion import second_opinion
 from toylib.preferences import DATA, load_preferences, load_prompts, read_file
 from toylib.replies import sample_replies
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import pandas
 
 from toylib import load_model, load_preferences, train_dpo
-from toylib.failures import turned_round
-from toylib.judge import judge
+from toylib.evaluation.held_out import report
+from toylib.evaluation.judge import judge
+from toylib.labs.failures import turned_round
+from toylib.labs.online_dpo import online_dpo, ranked_pairs
+from toylib.labs.ppo import train_ppo
+from toylib.labs.reward_model import brief_scorer, reward_accuracy, scorer_of, train_reward_model
 from toylib.preferences import DATA, load_prompts, read_file
 from toylib.replies import sample_replies
-from toylib.report import report
-from toylib.reward_model import brief_scorer, reward_accuracy, scorer_of, train_reward_model
-from toylib.rlhf import online_dpo, ranked_pairs, train_ppo
 from toylib.tokens import tokenize_pairs
 from toylib.train import evaluate_dpo
 

@@ -13,15 +13,16 @@ import tempfile
 import pandas
 from transformers import TrainingArguments
 
-from toylib import plots, plots_sweep
-from toylib.judge import judge
+from toylib import plots
+from toylib.engine.trainer import DPOTrainer
+from toylib.evaluation.held_out import report
+from toylib.evaluation.judge import judge
+from toylib.labs.sweep import RESULTS, Sweep, load_sweep, save_sweep, sweep_beta
 from toylib.models import load_model
+from toylib.plots import sweep as plots_sweep
 from toylib.preferences import load_preferences, load_prompts
 from toylib.replies import sample_replies
-from toylib.report import report
-from toylib.sweep import RESULTS, Sweep, load_sweep, save_sweep, sweep_beta
-from toylib.trainer import DPOTrainer
-from toylib.widgets_lab import STATIC
+from toylib.widgets.beta_lab import STATIC
 
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDS = (0, 1, 2)

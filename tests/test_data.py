@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from toylib import fingerprint, load_model
-from toylib.judge import find_slots, judge
+from toylib.evaluation.judge import find_slots, judge
 from toylib.preferences import DATA, load_prompts
 from toylib.replies import sample_replies
 

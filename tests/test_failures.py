@@ -10,8 +10,9 @@ from conftest import ROOT
 from test_shown_once import shown
 from tiny import PAIRS, tiny_model, tiny_tokenizer
 
-from toylib import claim, dpo_loss, failures, frozen_copy, plots_failures, train_dpo
-from toylib.failures import (
+from toylib import claim, dpo_loss, frozen_copy, train_dpo
+from toylib.labs import failures
+from toylib.labs.failures import (
     at_equal_kl,
     flip_labels,
     implicit_accuracy,
@@ -28,6 +29,7 @@ from toylib.failures import (
     without_eos,
     without_shift,
 )
+from toylib.plots import failures as plots_failures
 from toylib.tokens import collate, tokenize_pairs
 
 ROWS = tokenize_pairs(PAIRS, tiny_tokenizer())

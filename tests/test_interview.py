@@ -16,10 +16,24 @@ from conftest import ROOT
 from PIL import Image
 from tiny import padded, random_sequences, tiny_model
 
-from toylib import claim, interview, sequence_logps, widgets, widgets_interview
-from toylib.claims import Claimed, claimed
-from toylib.interview import GROUPS, LEVELS, OPEN, Card, Evidence, Sentence, is_supported, read_cards, read_sentences
-from toylib.widgets_interview import GRADES, Interview, draw
+from toylib import claim, sequence_logps
+from toylib.labs import interview
+from toylib.labs.interview import (
+    GROUPS,
+    LEVELS,
+    OPEN,
+    Card,
+    Claimed,
+    Evidence,
+    Sentence,
+    claimed,
+    is_supported,
+    read_cards,
+    read_sentences,
+)
+from toylib.widgets import live as widgets
+from toylib.widgets import mock_interview as widgets_interview
+from toylib.widgets.mock_interview import GRADES, Interview, draw
 
 NOTEBOOK = ROOT / "notebooks" / "09_the_interview.ipynb"
 IDS = (ROOT / "tests" / "claims.txt").read_text().split()

@@ -7,7 +7,9 @@ import random
 import pytest
 from tiny import one_sentence
 
-from toylib.judge import facts_hold, find_slots, fit_bradley_terry, judge, second_opinion, win_rate
+from toylib.evaluation.comparisons import win_rate
+from toylib.evaluation.judge import facts_hold, find_slots, judge
+from toylib.evaluation.second_opinion import fit_bradley_terry, second_opinion
 from toylib.preferences import DATA
 
 PROMPT = "Customer: Hi, this is Maria. Where on earth is my kettle? It's order 4821.\nAgent:"

@@ -183,7 +183,7 @@ def test_shapes_that_would_broadcast_are_refused_and_named(which):
 
 def test_import_toylib_loads_nothing_heavy():
     code = (
-        "import sys, toylib, toylib.judge, toylib.replies\n"
+        "import sys, toylib, toylib.evaluation.judge, toylib.replies\n"
         "heavy = {'transformers', 'datasets', 'matplotlib', 'pandas', 'ipywidgets', 'trl', 'accelerate'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -9,10 +9,11 @@ from peft import LoraConfig, get_peft_model
 from tiny import one_sentence, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
-from toylib import hardware, plots_memory
-from toylib.checkpoints import SEAL
-from toylib.hardware import Card, choose_precision, fit_batch, resume_point, run_folder, settings_hash
-from toylib.memory import (
+from toylib.engine.checkpoints import SEAL
+from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length
+from toylib.labs import hardware
+from toylib.labs.hardware import Card, choose_precision, fit_batch, resume_point, run_folder, settings_hash
+from toylib.labs.memory import (
     WAYS,
     WEIGHT,
     kept_for_backward,
@@ -23,7 +24,7 @@ from toylib.memory import (
     sizes,
     weights_only,
 )
-from toylib.rows import collate_rows, pair_logps, row_length
+from toylib.plots import memory as plots_memory
 
 SMOL = LlamaConfig(
     vocab_size=49152,
@@ -386,7 +387,7 @@ def test_two_runs_on_each_other_are_both_seen():
 
 def test_shipped_pairs_keep_their_tokens_through_the_shipped_template():
     from toylib import load_model, load_preferences
-    from toylib.chat import as_chat
+    from toylib.evaluation.chat import as_chat
     from toylib.tokens import tokenize_pairs
 
     _, tokenizer = load_model("support-lm", device="cpu")
@@ -395,7 +396,7 @@ def test_shipped_pairs_keep_their_tokens_through_the_shipped_template():
 
 
 def test_another_template_is_used_as_it_is_and_adds_no_second_bos():
-    from toylib.chat import as_chat, as_prompt
+    from toylib.evaluation.chat import as_chat, as_prompt
 
     tokenizer = tiny_tokenizer(bos_token="<bos>")
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %} user {{ m['content'] }}\n{% endfor %}"
@@ -410,7 +411,7 @@ def test_another_template_is_used_as_it_is_and_adds_no_second_bos():
 def test_pairs_of_messages_keep_their_tokens_as_texts():
     from tiny import CHAT
 
-    from toylib.chat import as_text
+    from toylib.evaluation.chat import as_text
     from toylib.tokens import tokenize_pairs
 
     tokenizer = tiny_tokenizer()
@@ -424,7 +425,7 @@ def test_pairs_of_messages_keep_their_tokens_as_texts():
 
 
 def test_marks_need_whole_sentences_and_true_facts():
-    from toylib.chat import marks
+    from toylib.evaluation.chat import marks
 
     message = "My order 1234 is late."
     replies = [
@@ -439,7 +440,7 @@ def test_marks_need_whole_sentences_and_true_facts():
 def test_the_slider_moves_the_bars_and_a_bar_off_the_axis_says_so():
     from ipywidgets import SelectionSlider, VBox
 
-    from toylib import widgets_memory
+    from toylib.widgets import memory_explorer as widgets_memory
 
     shown = []
     with pytest.MonkeyPatch.context() as patch:

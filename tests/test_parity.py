@@ -9,8 +9,8 @@ from tiny import PAIRS, WORDS, tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, sequence_logps
+from toylib.engine.trainer import METRICS
 from toylib.tokens import collate, tokenize_pairs
-from toylib.trainer import METRICS
 
 trl = pytest.importorskip("trl", reason="trl is not installed, so there is nothing to compare with")
 

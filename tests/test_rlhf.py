@@ -11,11 +11,11 @@ import torch
 from conftest import ROOT
 from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
-from toylib import fingerprint, rlhf
-from toylib.logps import token_logps
-from toylib.preferences import read_file
-from toylib.replies import Replies, sample_replies
-from toylib.reward_model import (
+from toylib import fingerprint
+from toylib.labs import ppo as rlhf
+from toylib.labs.online_dpo import online_dpo, ranked_pairs
+from toylib.labs.ppo import advantages, clipped_loss, packed, rollout, token_rewards, train_ppo
+from toylib.labs.reward_model import (
     ScalarModel,
     brief_scorer,
     descend,
@@ -25,7 +25,9 @@ from toylib.reward_model import (
     scorer_of,
     train_reward_model,
 )
-from toylib.rlhf import advantages, clipped_loss, online_dpo, packed, ranked_pairs, rollout, token_rewards, train_ppo
+from toylib.logps import token_logps
+from toylib.preferences import read_file
+from toylib.replies import Replies, sample_replies
 
 LN2 = math.log(2)
 TOKENIZER = tiny_tokenizer()

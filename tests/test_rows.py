@@ -6,7 +6,15 @@ from tiny import pairs_of_tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from toylib import sequence_logps
-from toylib.rows import collate_rows, head_on, pair_logps, row_length, row_logps, row_mask, why_not_shared
+from toylib.engine.prefix_sharing import (
+    collate_rows,
+    head_on,
+    pair_logps,
+    row_length,
+    row_logps,
+    row_mask,
+    why_not_shared,
+)
 from toylib.tokens import collate
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -105,7 +113,7 @@ def test_a_row_reads_as_documented():
 
 def test_a_boolean_mask_would_be_silently_wrong_under_eager_attention(monkeypatch):
     model, pairs = build("llama", "eager"), pairs_of_tokens(3)
-    monkeypatch.setattr("toylib.rows.row_mask", lambda branch, dtype: row_mask(branch, dtype) == 0)
+    monkeypatch.setattr("toylib.engine.prefix_sharing.row_mask", lambda branch, dtype: row_mask(branch, dtype) == 0)
     ours, definition = both_ways(model, pairs)
     assert (ours - definition).abs().max() > 0.1
 
@@ -148,7 +156,7 @@ def test_attention_that_takes_no_mask_is_refused():
 def test_a_model_that_ignores_the_mask_is_found_out_by_the_probe_in_any_precision(kind, dtype, monkeypatch):
     model, pairs = build(kind, dtype=dtype), pairs_of_tokens(4)
     assert why_not_shared(model, pairs) is None
-    monkeypatch.setattr("toylib.rows.row_mask", lambda branch, dtype: row_mask(branch * 0, dtype))
+    monkeypatch.setattr("toylib.engine.prefix_sharing.row_mask", lambda branch, dtype: row_mask(branch * 0, dtype))
     assert "one reply changes the other's log-prob" in why_not_shared(model, pairs)
 
 

@@ -8,10 +8,12 @@ import torch
 from conftest import ROOT
 from tiny import PAIRS, tiny_model, tiny_tokenizer
 
-from toylib import fingerprint, plots, plots_sweep, train_dpo, widgets_lab
+from toylib import fingerprint, plots, train_dpo
+from toylib.evaluation.held_out import JUDGED, report
+from toylib.labs.sweep import RESULTS, load_sweep, save_sweep, sweep_beta
+from toylib.plots import sweep as plots_sweep
 from toylib.preferences import load_prompts
-from toylib.report import JUDGED, report
-from toylib.sweep import RESULTS, load_sweep, save_sweep, sweep_beta
+from toylib.widgets import beta_lab as widgets_lab
 
 PROMPTS = ["Customer: my order is late . Agent:", "Customer: is my order lost Agent:"]
 INTENTS = ["late_order", "late_order"]
@@ -51,7 +53,7 @@ def test_every_run_of_a_sweep_is_train_dpo_with_that_beta_and_seed(small):
 
 @pytest.mark.parametrize("at", [1, 2, 5, 6])  # the call of `report` at which it comes: two a run, before and after it
 def test_an_interrupted_sweep_keeps_the_runs_that_are_whole(monkeypatch, capsys, at):
-    from toylib import sweep as module
+    from toylib.labs import sweep as module
 
     calls, measure = [], module.report
 
@@ -99,7 +101,7 @@ def test_replies_are_kept_of_the_last_step_for_every_run(small):
 
 
 def test_a_saved_sweep_is_read_back(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("toylib.sweep.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("toylib.labs.sweep.RESULTS", tmp_path / "results")
     save_sweep(small, "tiny")
     again = load_sweep("tiny")
     for ours, theirs in zip(small, again, strict=True):
@@ -197,7 +199,7 @@ def test_figures_are_drawn_from_the_shipped_and_from_a_small_sweep(figure, shipp
 
 def test_the_lab_shows_the_numbers_and_replies_of_the_chosen_beta(shipped, monkeypatch):
     made = []
-    monkeypatch.setattr("toylib.widgets_lab.show_live", lambda *shown: made.append(shown))
+    monkeypatch.setattr("toylib.widgets.beta_lab.show_live", lambda *shown: made.append(shown))
     widgets_lab.beta_lab(shipped, beta=0.1)
     (box, picture, alt) = made[0]
     slider, readout = box.children[:2]

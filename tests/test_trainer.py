@@ -15,11 +15,11 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback, TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
-from toylib.cache import placed_on, reference_mark
-from toylib.checkpoints import planned_updates
+from toylib.engine.checkpoints import planned_updates
+from toylib.engine.reference_cache import placed_on, reference_mark
+from toylib.engine.sampler import LengthGrouped
+from toylib.engine.trainer import METRICS
 from toylib.tokens import collate, tokenize_pairs
-from toylib.train import LengthGrouped
-from toylib.trainer import METRICS
 
 MORE = [{**pair, "prompt": pair["prompt"].replace("my", "the")} for pair in PAIRS] + PAIRS * 2
 
@@ -82,7 +82,7 @@ def test_the_first_loss_is_ln2_and_the_reference_is_the_model_as_it_was(make):
 @pytest.mark.parametrize("shared", [True, False])
 def test_evaluation_is_the_mean_of_the_textbook_over_pairs(make, loss_type, smoothing, average, shared, monkeypatch):
     if not shared:
-        monkeypatch.setattr("toylib.trainer.why_not_shared", lambda *_: "this test says so")
+        monkeypatch.setattr("toylib.engine.trainer.why_not_shared", lambda *_: "this test says so")
     model, reference = tiny_model(0), tiny_model(1)
     trainer = make(
         model, eval_pairs=PAIRS, ref_model=reference, loss_type=loss_type, label_smoothing=smoothing, beta=0.3,
@@ -194,7 +194,7 @@ def test_long_prompts_are_cut_and_long_replies_dropped_and_both_are_counted(make
 def test_the_fallback_is_said_and_gives_the_same_losses(make, monkeypatch, capsys):
     shared = make()
     shared.train()
-    monkeypatch.setattr("toylib.trainer.why_not_shared", lambda *_: "its window is 4")
+    monkeypatch.setattr("toylib.engine.trainer.why_not_shared", lambda *_: "its window is 4")
     textbook = make()
     textbook.train()
     assert "prompts are not shared: its window is 4" in capsys.readouterr().out
@@ -615,7 +615,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 from tiny import PAIRS, tiny_model, tiny_tokenizer
 from toylib import DPOTrainer
-import toylib.checkpoints as checkpoints
+import toylib.engine.checkpoints as checkpoints
 
 where, step = sys.argv[2], int(sys.argv[3])
 class Kill(TrainerCallback):
@@ -667,7 +667,7 @@ def cached(tmp_path):
 def test_a_second_run_takes_the_reference_log_probs_from_the_cache(make, tmp_path, monkeypatch):
     first = make()
     assert len(cached(tmp_path)) == 1
-    monkeypatch.setattr("toylib.cache.reference_logps", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("toylib.engine.reference_cache.reference_logps", lambda *_: pytest.fail("scored again"))
     second = make(beta=0.7, learning_rate=1.0)  # neither changes the reference
     assert [row["ref_logps"] for row in first.train_dataset] == [row["ref_logps"] for row in second.train_dataset]
 
@@ -728,7 +728,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(make, t
 
 
 def command_line(*arguments):
-    from toylib.cli import main
+    from toylib.engine.cli import main
 
     return main([*map(str, arguments)])
 
@@ -794,7 +794,7 @@ def test_settings_that_need_each_other_are_judged_together(files, capsys):
 
 
 def test_help_names_every_option_with_a_sentence_and_shows_examples():
-    from toylib.cli import parser
+    from toylib.engine.cli import parser
 
     said = parser().format_help()
     assert "torchrun --nproc_per_node 2" in said and "examples:" in said
@@ -804,16 +804,16 @@ def test_help_names_every_option_with_a_sentence_and_shows_examples():
 @pytest.mark.slow
 def test_the_module_runs_as_documented_without_a_warning(root):
     done = subprocess.run(
-        [sys.executable, "-m", "toylib.train", "--help"], cwd=root, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "toylib", "--help"], cwd=root, check=False, capture_output=True, text=True
     )
-    assert done.returncode == 0 and done.stderr == "" and "usage: python -m toylib.train" in done.stdout
+    assert done.returncode == 0 and done.stderr == "" and "usage: python -m toylib" in done.stdout
 
 
 # Accelerate has FSDP for GPUs only: on CPUs it falls back to DDP without a word. Told that two CPUs are GPUs, it shards.
 SHARDED = """
 import accelerate.state
 from accelerate.utils import DistributedType
-from toylib.cli import main
+from toylib.engine.cli import main
 
 accelerate.state.PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
 raise SystemExit(main())
@@ -843,10 +843,10 @@ def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path
         steps = [[entry[name] for name in ("loss", *METRICS)] for entry in history if "loss" in entry]
         return steps, [held_out[f"eval_{name}"] for name in ("loss", *METRICS)]
 
-    one, one_held_out = run("one", "toylib.train", batch=4, more=["--cpu"])
+    one, one_held_out = run("one", "toylib", batch=4, more=["--cpu"])
     spawn = ("torch.distributed.run", "--nproc_per_node", "2")
     if how == "DDP":
-        two, two_held_out = run("two", *spawn, "-m", "toylib.train", batch=2, more=["--cpu"])
+        two, two_held_out = run("two", *spawn, "-m", "toylib", batch=2, more=["--cpu"])
     else:
         two, two_held_out = run("two", *spawn, tmp_path / "sharded.py", batch=2, **FSDP)
         assert (tmp_path / "two" / "checkpoint-3" / "pytorch_model_fsdp.bin").is_file()

@@ -6,8 +6,8 @@ from tiny import PAIRS, tiny_model, tiny_tokenizer
 from transformers import PrinterCallback, TrainingArguments
 
 from toylib import DPOTrainer, fingerprint
-from toylib.hardware import resume_point
-from toylib.watch import PullThePlug, watch
+from toylib.engine.callbacks import PullThePlug, watch
+from toylib.labs.hardware import resume_point
 
 
 @pytest.fixture

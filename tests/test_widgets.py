@@ -14,7 +14,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from toylib import plots, plots_pair, plots_training, widgets, widgets_pair
+from toylib import plots
+from toylib.plots import pair as plots_pair
+from toylib.plots import training as plots_training
+from toylib.plots.tokens import token_strip
+from toylib.widgets import beta_explorer as widgets_pair
+from toylib.widgets import live as widgets
+from toylib.widgets.training import watch_training
 
 DELTA = 2.2
 
@@ -277,7 +283,7 @@ def metrics(step):
 
 
 def test_training_curves_are_drawn_at_every_tenth_step_and_the_last(shown):
-    on_step = widgets.watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10)
+    on_step = watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10)
     history = [metrics(step) for step in range(1, 26)]
     for step, row in enumerate(history, 1):
         on_step(step, row, None)
@@ -305,7 +311,7 @@ def test_training_panels_grow_only_when_a_line_leaves_them():
 
 def strip(values, **kwargs):
     """The texts and the box colours of a strip of one row."""
-    figure = plots.token_strip([("chosen", ["a"] * len(values), values)], **kwargs)
+    figure = token_strip([("chosen", ["a"] * len(values), values)], **kwargs)
     (axis,) = figure.axes
     return [text.get_text() for text in axis.texts], [patch.get_facecolor()[:3] for patch in axis.patches]
 

@@ -1,8 +1,8 @@
 """toylib: Direct Preference Optimization, small enough to read in an evening.
 
-Read in this order: loss, logps, reference, preferences, tokens, models, train; then replies, judge, report, plots, widgets,
-claims; then the engine, which is the same thing faster: rows, cache, trainer, checkpoints, cli; then what single
-notebooks need: sweep (05), failures (06), reward_model and rlhf (07), memory, hardware, chat, watch (08), interview (09).
+The core is ten files. Read them in this order: loss, logps, reference, preferences, tokens, models, train, replies, claims.
+Five folders use it: `plots` and `widgets` draw, `evaluation` says what replies are worth, `engine` trains your own model
+on your own data, and `labs` has what single notebooks need.
 Importing it costs no more than importing torch: transformers, datasets and matplotlib load when first used.
 """
 
@@ -15,7 +15,7 @@ from toylib.models import load_model
 from toylib.preferences import load_preferences
 from toylib.reference import fingerprint, frozen_copy
 
-LATER = {"train_dpo": "toylib.train", "DPOTrainer": "toylib.trainer"}  # where from, once they are asked for
+LATER = {"train_dpo": "toylib.train", "DPOTrainer": "toylib.engine.trainer"}  # where from, once they are asked for
 
 __all__ = [
     "DPOTrainer",

@@ -50,26 +50,3 @@ def load_model(name="support-lm", device=None):
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return model.to(device).eval(), tokenizer
-
-
-def switch_off_dropout(model):
-    """Every kind of it, in place: a policy with dropout is not its own reference at step 0, and its loss not ln 2."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
-def check_vocabulary(model, rows):
-    """`ValueError` if a row has a token id that the model has no embedding for: the tokenizer is another model's."""
-    size = model.config.get_text_config().vocab_size
-    for split, pairs in rows.items():
-        for row in pairs:
-            highest = max(max(row[field]) for field in ("prompt", "chosen", "rejected"))
-            if highest >= size:
-                raise ValueError(
-                    f"{split} row {row['number']}: the tokenizer gives id {highest}, but the model knows {size} tokens: "
-                    "they do not belong together (or the model needs resize_token_embeddings)"
-                )

@@ -85,3 +85,16 @@ def _token_ids(pair, tokenizer):
     reply_ids = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
     eos = tokenizer.eos_token_id
     return prompt_ids, *(ids if ids[-1:] == [eos] else ids + [eos] for ids in reply_ids)
+
+
+def check_vocabulary(model, rows):
+    """`ValueError` if a row has a token id that the model has no embedding for: the tokenizer is another model's."""
+    size = model.config.get_text_config().vocab_size
+    for split, pairs in rows.items():
+        for row in pairs:
+            highest = max(max(row[field]) for field in ("prompt", "chosen", "rejected"))
+            if highest >= size:
+                raise ValueError(
+                    f"{split} row {row['number']}: the tokenizer gives id {highest}, but the model knows {size} tokens: "
+                    "they do not belong together (or the model needs resize_token_embeddings)"
+                )

@@ -1,4 +1,4 @@
-"""DPO, the loop to read. Shown in notebook 04. (`python -m toylib.train` is the command line, in `cli`.)"""
+"""DPO, the loop to read. Shown in notebook 04. (`python -m toylib` is the command line, in `cli`.)"""
 
 from __future__ import annotations
 
@@ -125,32 +125,6 @@ def batches(count, batch_size, steps, seed):
         queue = queue[batch_size:]
 
 
-class LengthGrouped(torch.utils.data.Sampler):
-    """Every index once, in an order drawn by `seed()`, so that a batch of `size` holds rows of like length.
-
-    Fifty batches at a time are drawn, sorted by length and shuffled as batches. The order depends on the seed alone,
-    so a resumed run goes on with the very batches that are left.
-    """
-
-    def __init__(self, lengths, size, seed):
-        self.lengths, self.size, self.seed = lengths, size, seed
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        rest = order[: len(order) % self.size]  # drawn before anything is sorted, or it would be the longest, always
-        order, batches = order[len(rest) :], []
-        for start in range(0, len(order), 50 * self.size):
-            drawn = sorted(order[start : start + 50 * self.size], key=lambda i: self.lengths[i])
-            batches += [drawn[i : i + self.size] for i in range(0, len(drawn), self.size)]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i]
-        yield from rest
-
-
 def print_progress(step, steps, metrics, started):
     """The line of a run of DPO: step, loss, accuracy, and the seconds left."""
     said = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
@@ -162,9 +136,3 @@ def progress_line(said, step, steps, started):
     left = (time.monotonic() - started) / step * (steps - step)
     tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
     print(f"\r{said}{tail}", end="", flush=True)
-
-
-if __name__ == "__main__":
-    from toylib.cli import main
-
-    raise SystemExit(main())

@@ -26,7 +26,7 @@ import trl
 from peers import CONTESTANTS, MIXES, SHAPES, build, epoch, new_model, random_pairs, word_tokenizer
 
 from toylib import dpo_loss, sequence_logps
-from toylib.rows import collate_rows, row_length, row_logps
+from toylib.engine.prefix_sharing import collate_rows, row_length, row_logps
 from toylib.tokens import collate, tokenize_pairs
 
 
@@ -81,7 +81,7 @@ def ladder(device, rounds, count=32, batch=4):
 
     def everywhere(inputs):  # the shared row with logits at every position, and the reply's picked afterwards
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch("toylib.rows.head_on", lambda *_: contextlib.nullcontext()))
+            stack.enter_context(mock.patch("toylib.engine.prefix_sharing.head_on", lambda *_: contextlib.nullcontext()))
             scored = inputs["branch"] > 0
             pick = policy.register_forward_hook(
                 lambda _, __, out: setattr(out, "logits", out.logits[scored].unsqueeze(0))

@@ -7,8 +7,8 @@ import ipywidgets
 from IPython.display import HTML, display
 from PIL import Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from toylib import plots_pair
-from toylib.widgets_pair import beta_explorer
+from toylib.plots import pair as plots_pair
+from toylib.widgets.beta_explorer import beta_explorer
 
 SLIDER = {"base": 10, "min": -2, "max": 1, "step": 0.05, "value": 0.1, "description": "β",
           "layout": {"width": "100%", "max_width": "860px"}}

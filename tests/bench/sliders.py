@@ -147,7 +147,7 @@ def ratios(times):
 def drawing_share(steps=40):
     """The share of a training run, without the sampling that KL takes, that its curves take; prints it."""
     from toylib import load_model, load_preferences, train_dpo
-    from toylib.widgets import watch_training
+    from toylib.widgets.training import watch_training
 
     model, tokenizer = load_model("support-lm", device="cpu")
     spent = []

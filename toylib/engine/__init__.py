@@ -1,0 +1,1 @@
+"""DPO on your own model and data: `DPOTrainer` and what it is made of."""

@@ -1,0 +1,159 @@
+"""Reference log-probs, computed once and kept on disk: a second run over the same pairs starts at once.
+
+Never stale, never damaged: the name of a file is the hash of everything its numbers depend on; the file carries that
+name and a hash of its numbers. Anything that does not fit is computed anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from toylib.engine.prefix_sharing import pair_logps, row_length
+from toylib.reference import fingerprint
+
+LAYOUT = 1  # raise it whenever the same pairs would be scored differently: every older file is then left alone
+
+
+def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, accelerator, size) -> None:
+    """Give every tokenised pair of every set its `ref_logps` (chosen, rejected; nats), from the cache or anew.
+
+    Each of `sets`, lists of rows by name, is scored and kept by itself: what is held out changes no digit of the
+    training pairs' numbers. `mark` is the reference's (`reference_mark`); the rest is as for `reference_logps`.
+    """
+    how = {"layout": collate_inputs.__name__, "precision": accelerator.mixed_precision, "dtype": str(reference.dtype)}
+    how |= {"device": accelerator.device.type, "attention": reference.config._attn_implementation}
+    for name, rows in sets.items():
+        key = cache_key(mark, rows, **how)
+        logps = load_cached(key, len(rows))
+        if not all(gather_object([logps is not None])):  # every process has it, or all of them score their share
+            logps = reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size)
+            bad = [rows[i]["number"] for i in (~logps.isfinite().all(dim=1)).nonzero().flatten().tolist()[:10]]
+            if bad:
+                raise ValueError(
+                    f"the reference gives log-probs that are not finite, in {name} rows {bad}: its weights are damaged"
+                )
+            if accelerator.is_main_process:
+                save_cached(key, logps)
+        for row, pair in zip(rows, logps.tolist(), strict=True):
+            row["ref_logps"] = pair
+
+
+@torch.no_grad()
+def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size):
+    """The reference's log-probs of tokenised pairs, `(count, 2)` in float64 on the CPU: chosen, rejected, in nats.
+
+    `size` pairs at a time, put side by side by `collate_inputs` (`rows.collate_rows` or `tokens.collate`) and
+    scored in the precision of `accelerator`, which is the policy's. Several processes score a share each.
+    """
+    order = sorted(range(len(rows)), key=lambda i: row_length(rows[i]))
+    parts = [order[i : i + size] for i in range(0, len(rows), size)][
+        accelerator.process_index :: accelerator.num_processes
+    ]
+    scored = []
+    silent = len(parts) < 20 or not accelerator.is_main_process
+    # A line of text, gone when done: the bar of a notebook is a widget, and dead where that is opened without a kernel.
+    for part in tqdm(parts, "reference log-probs", leave=False, file=sys.stdout, ncols=80, disable=silent):
+        batch = collate_inputs([rows[i] for i in part], pad_token_id, accelerator.device)
+        with accelerator.autocast():
+            chosen, rejected = pair_logps(reference, batch)
+        scored += zip(part, chosen.tolist(), rejected.tolist(), strict=True)
+    logps = torch.empty(len(rows), 2, dtype=torch.float64)
+    for i, *pair in gather_object(scored):
+        logps[i] = torch.tensor(pair, dtype=torch.float64)
+    return logps
+
+
+@contextlib.contextmanager
+def placed_on(model, device):
+    """`model` on `device` while open, then back where it was; one that `device_map` has spread over several stays."""
+    before = next(model.parameters()).device
+    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+    moved = not spread and before not in (torch.device(device), torch.device("meta"))
+    if moved:
+        model.to(device)
+    try:
+        yield
+    finally:
+        if moved:
+            model.to(before)
+
+
+def reference_mark(reference, without=()) -> str:
+    """A fingerprint of what the reference computes: its weights, its class and its configuration (rope, windows, …)."""
+    if any(parameter.is_meta for parameter in reference.parameters()):
+        raise ValueError(
+            "the reference has weights that are offloaded, which cannot be told from another's: load it onto the CPU "
+            "or onto GPUs, without offload"
+        )
+    config = reference.config.to_dict()
+    passing = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "generation_config")
+    config = {k: v for k, v in config.items() if k not in passing and not k.endswith("_token_id")}
+    text = json.dumps([fingerprint(reference, without), type(reference).__name__, config], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """`$TOYLIB_CACHE`, or `~/.cache/toylib`."""
+    return Path(os.environ.get("TOYLIB_CACHE") or Path.home() / ".cache" / "toylib")
+
+
+def cache_key(reference: str, rows, **how) -> str:
+    """64 hex digits over the reference's fingerprint, the token ids of every pair, and `how` they are scored.
+
+    Token ids stand for the data, the tokenizer, its chat template, the end-of-sequence policy and the cut at once.
+    `how` is whatever else changes a digit: precision, layout, attention, device.
+    """
+    digest = hashlib.sha256(json.dumps([LAYOUT, reference, sorted(how.items())]).encode())
+    for row in rows:
+        digest.update(json.dumps([row["prompt"], row["chosen"], row["rejected"]]).encode())
+    return digest.hexdigest()
+
+
+def load_cached(key: str, count: int):
+    """The log-probs saved under `key`, `(count, 2)` in float64: chosen, rejected. None if there are none to trust."""
+    from safetensors import SafetensorError, safe_open
+
+    path = cache_folder() / f"{key[:32]}.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            marks, logps = file.metadata() or {}, file.get_tensor("logps")
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+        print(f"{path.name}: a damaged cache of reference log-probs, computed anew ({problem})")
+        return None
+    if marks != {"key": key, "sha256": _hash(logps)} or logps.shape != (count, 2) or not logps.isfinite().all():
+        print(f"{path.name}: a cache of reference log-probs that does not fit its own mark, computed anew")
+        return None
+    return logps
+
+
+def save_cached(key: str, logps) -> None:
+    """Save `(count, 2)` log-probs under `key`, whole or not at all. A full disk costs the cache, not the run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = cache_folder() / f"{key[:32]}.safetensors"
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"logps": logps}, unfinished, metadata={"key": key, "sha256": _hash(logps)})
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as problem:
+        print(f"reference log-probs were not cached in {path.parent}: {problem}")
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _hash(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()

@@ -1,0 +1,1 @@
+"""What single notebooks need, one file per subject."""

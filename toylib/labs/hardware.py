@@ -1,0 +1,178 @@
+"""What the machine at hand can do: precision and batch chosen for its card, and a folder that outlives a lost runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from toylib.engine.checkpoints import SEAL, checkpoints_in
+from toylib.labs.memory import Shape, ledger, peak, shape_of
+from toylib.models import load_model
+from toylib.preferences import first_line
+
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts the reader's Google Drive
+AMPERE = (8, 0)  # the first generation with bf16 units
+TURING = (7, 0)  # Volta and Turing: fp16 units only; the T4 is a (7, 5)
+
+
+class Card(NamedTuple):
+    """A CUDA card: its name, compute capability (major, minor), and memory in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+class Precision(NamedTuple):
+    """fp32, fp16 or bf16 autocast: its name, its `TrainingArguments`, its name in the memory ledger, and why."""
+
+    name: str
+    arguments: dict
+    ledger: str
+    reason: str
+
+
+class Fit(NamedTuple):
+    """Pairs a step and steps an update that fit into memory, the ledger's peak in bytes, and why."""
+
+    pairs: int
+    accumulation: int
+    peak: int
+    reason: str
+
+
+def find_card() -> Card | None:
+    """The first CUDA card, or None."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return Card(properties.name, (properties.major, properties.minor), properties.total_memory)
+
+
+def choose_precision(card: Card | None, wanted="auto") -> Precision:
+    """The precision for `card` (None: the CPU), or the `wanted` one ("fp32", "fp16", "bf16") if the card has it.
+
+    Always autocast over fp32 weights (Micikevicius et al. 2018, arXiv 1710.03740): an update of 1e-6 added to a 16-bit
+    weight is rounded away. Raises `ValueError` for a precision that is unknown or that this machine does not have.
+    """
+    if wanted not in ("auto", "fp32", "fp16", "bf16"):
+        raise ValueError(f"precision is auto, fp32, fp16 or bf16, got {wanted!r}")
+    if card is None:
+        best, reason = "fp32", "no GPU, and few CPUs are quick in 16 bits"
+    elif card.capability >= AMPERE:
+        best, reason = "bf16", f"the {card.name} has bf16 units: the range of fp32, so no loss scaling is needed"
+    elif card.capability >= TURING:
+        best = "fp16"
+        reason = (
+            f"the {card.name} has fp16 units and none for bf16: fp16 autocast, with the loss scaled, over fp32 weights"
+        )
+    else:
+        best, reason = "fp32", f"the {card.name} is older than 16-bit matrix units"
+    if wanted not in ("auto", best):
+        able = {"fp32": True, "fp16": card and card.capability >= TURING, "bf16": card and card.capability >= AMPERE}
+        if not able[wanted]:
+            raise ValueError(f"{wanted} does not fit this machine ({reason}): choose auto or {best}")
+        best, reason = wanted, "as you asked"
+    flags = {} if best == "fp32" else {best: True}
+    return Precision(best, flags, "fp32" if best == "fp32" else "autocast", reason)
+
+
+def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=0.5, way="reference once") -> Fit:
+    """The largest split of an `update` of pairs into equal steps whose predicted peak is at most `share` of `memory`.
+
+    The update stays the same on every card, and so does the run: only the number of pairs held at once differs.
+    `length` and `scored` are the largest there are (`memory.sizes`). What is left of the memory is for CUDA itself, for
+    sampling replies and for fragmentation. `ValueError` if not even one pair fits.
+    """
+    limit, model = share * memory, model if isinstance(model, Shape) else shape_of(model)
+    splits = [n for n in range(1, update + 1) if update % n == 0]
+    held = {n: peak(ledger(model, n, length, scored, precision, way, split=n < update)) for n in splits}
+    pairs = max((n for n, size in held.items() if size <= limit), default=0)
+    if not pairs:
+        raise ValueError(
+            f"one pair of this model and length takes {held[1] / 1e9:.1f} GB, and {limit / 1e9:.1f} GB are to be used: "
+            "take a smaller model, a lower max_length, or LoRA"
+        )
+    told = f"predicted peak {held[pairs] / 1e9:.2f} GB of {memory / 1e9:.1f} GB, at most {share:.0%} of it to be used"
+    return Fit(pairs, update // pairs, held[pairs], told)
+
+
+def memory_at_hand(card: Card | None) -> int:
+    """Bytes: the card's, or the machine's main memory (8 GB where the system does not say)."""
+    if card:
+        return card.memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8 * 10**9
+
+
+def load_for_machine(name, card):
+    """`(name, model, tokenizer)`: `load_model`, where an empty `name` leaves the choice to the machine, and says so.
+
+    That is SmolLM2-135M-Instruct where there are a GPU and the hub, and the shipped support model elsewhere. A name
+    that was given is taken or refused (`ValueError`), never replaced.
+    """
+    if name:
+        return name, *load_model(name)
+    if card is None:
+        print(
+            "no GPU: the shipped support model, small, through the same cells (in Colab: Runtime, Change runtime type)"
+        )
+        return "support-lm", *load_model("support-lm")
+    try:
+        return SMOL, *load_model(SMOL)
+    except ValueError as problem:
+        print(f"{problem}\nso the shipped support model takes its place")
+        return "support-lm", *load_model("support-lm")
+
+
+def settings_hash(settings: dict) -> str:
+    """12 hex digits over settings (JSON values by name), in whatever order they are given."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_folder(settings: dict, base="runs", drive=DRIVE) -> Path:
+    """The folder for a run of just these settings: on Google Drive where that is mounted, else in `base`."""
+    home = Path(drive) / "dpo-notebooks" if Path(drive).is_dir() else Path(base)
+    return home / settings_hash(settings)
+
+
+def resume_point(folder, resume: bool):
+    """What to pass to `train(resume_from_checkpoint=…)`: True if `resume` and there is a sealed checkpoint, else None.
+
+    Says what it found. Never resumes unasked: without `resume` a run starts anew, whatever the folder holds.
+    """
+    steps = [step for step, path in checkpoints_in(folder) if (path / SEAL).is_file()]
+    if not steps:
+        print("no checkpoint of these settings: the run starts at step 0" if resume else "a new run")
+    elif not resume:
+        print(f"a new run (there is a checkpoint of these settings at step {steps[0]}: RESUME = True goes on from it)")
+    else:
+        print(f"going on from step {steps[0]}, if that checkpoint is whole")
+    return True if resume and steps else None
+
+
+@contextlib.contextmanager
+def memory_advice(pairs):
+    """Turns running out of GPU memory into one sentence that says what to change; `pairs` is the number a step had."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        traceback.clear_frames(problem.__traceback__)  # they hold tensors that would be in the way at the next try
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        change = f"lower PAIRS_AT_ONCE from {pairs} to {pairs // 2}" if pairs > 1 else "lower MAX_LENGTH"
+        raise MemoryError(
+            f"the GPU has too little memory for {pairs} pairs at once: {change}, or restart the runtime if other models "
+            f"still fill it ({first_line(problem, 120)})"
+        ) from None

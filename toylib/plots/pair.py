@@ -1,0 +1,179 @@
+"""Figures of one preference pair, its probability and its loss: notebook 01 and the β slider."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+
+from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure
+
+
+def sigmoid_curve(marks=()) -> Figure:
+    """σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
+    import numpy as np
+
+    figure, (axis,) = new_figure(width=6.0, height=2.8)
+    log_odds = np.linspace(-5, 5, 401)
+    axis.plot(log_odds, of_pair(log_odds, 1.0)[0], color=COLORS["ink"])
+    for x, y in marks:
+        axis.plot([x, x, -5], [0, y, y], ":", color=COLORS["ink"], linewidth=1)
+        axis.plot(x, y, "o", color=COLORS["ink"], zorder=3)
+        note = {"textcoords": "offset points", "color": COLORS["ink"], "bbox": PLATE}
+        axis.annotate(f"σ({round(x, 4):g}) = {y:.2f}", (x, y), (10, -13), **note)
+    axis.set(xlim=(-5, 5), ylim=(0, 1.03), xlabel="log-odds", ylabel="probability")
+    axis.set_title("σ turns log-odds into a probability", loc="left")
+    return figure
+
+
+def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Figure:
+    """Four log-probs and what becomes of them, in nats.
+
+    Left: where the two models put each reply, an arrow from reference to policy. Right: the same two arrows laid from
+    zero, as log-ratios, and Δ between their tips.
+    """
+    figure, (left, right) = new_figure(columns=2, width_ratios=[1.15, 1])
+    ink, ground = COLORS["ink"], COLORS["ground"]
+
+    def arrow(axis, start, end, row, role, style="-|>"):
+        look = {
+            "arrowstyle": style,
+            "color": COLORS[role],
+            "linestyle": LINES[role],
+            "lw": 2.2,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
+        axis.annotate("", (end, row), (start, row), arrowprops=look, zorder=3)
+
+    def write(axis, text, x, row, color, **kwargs):
+        text = text.replace("-", "−")
+        axis.annotate(
+            text, (x, row), (0, 8), textcoords="offset points", ha="center", color=color, bbox=PLATE, **kwargs
+        )
+
+    tips = []
+    for role, row, reference, policy in (
+        ("chosen", 1, ref_chosen, policy_chosen),
+        ("rejected", 0, ref_rejected, policy_rejected),
+    ):
+        tips.append(policy - reference)
+        arrow(left, reference, policy, row, role)
+        left.plot(reference, row, "o", color=ink, markerfacecolor=ground, zorder=4)
+        write(left, f"reference\n{reference:.1f}", reference, row, ink)
+        write(left, f"policy\n{policy:.1f}", policy, row, WORDS[role])
+        arrow(right, 0, tips[-1], row, role)
+        write(right, f"{tips[-1]:+.1f}", tips[-1] / 2, row, WORDS[role])
+        right.plot([tips[-1]] * 2, [-0.7, row], ":", color=ink, linewidth=1)
+    arrow(right, tips[1], tips[0], -0.7, "margin", "<|-|>")
+    write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
+    right.axvline(0, color=ink, linewidth=1)
+
+    numbers = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
+    left.set_title("Where the two models put each reply", loc="left")
+    left.set_xlabel("log-prob (nats)")
+    left.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
+    right.set_title("How far each reply moved", loc="left")
+    right.set_xlabel("log-ratio = policy − reference (nats)")
+    right.set_xlim(min(*tips, 0) - 0.4, max(*tips, 0) + 0.4)
+    for axis in (left, right):
+        axis.set(ylim=(-1, 1.7), yticks=[0, 1], yticklabels=["rejected", "chosen"])
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def of_pair(delta, beta) -> tuple:
+    """What a pair at Δ (nats; a number or an array) has at this β: probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ)."""
+    import numpy as np
+
+    loss = np.logaddexp(0, -beta * np.asarray(delta, dtype=float))
+    return np.exp(-loss), loss, beta * np.exp(-np.logaddexp(0, beta * np.asarray(delta, dtype=float)))
+
+
+KINDS = {  # of panel: its place in `of_pair`, title, height, no opinion's level and name, the number's corner
+    "probability": (0, "Probability σ(βΔ)", 1, (0.5, "½: no opinion", (5, 5)), "left"),
+    "loss": (1, "Loss −log σ(βΔ)", 2, (math.log(2), "ln 2: no opinion", (5, -13)), "right"),
+    "weight": (2, "Weight β·σ(−βΔ)", 0.6, None, "right"),
+    "path": (2, "The pair's weight, against β", None, None, "left"),
+}
+
+
+def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
+    """What stands still in a panel of the β explorer, drawn; and, still empty, what `move_to_beta` moves: `artists`.
+
+    `kind` is one of `KINDS`: against Δ in ±`limit`; or "path", against β over the range of `betas`, its curve drawn.
+    """
+    import numpy as np
+
+    _, _, top, level, corner = KINDS[kind]
+    if kind == "path":
+        reach = np.geomspace(betas[0], betas[-1], 401)
+        heights = of_pair(delta, reach)[2]
+        top = 1.15 * heights.max()
+        axis.plot(reach, heights, color=COLORS["example"], linewidth=1.5)
+        axis.set(xscale="log", xlim=(betas[0], betas[-1]))
+        axis.xaxis.set_major_formatter("{x:g}")
+    else:
+        axis.axvline(delta, color=COLORS["example"], linewidth=1, linestyle=":")
+        axis.set_xlim(-limit, limit)
+    if level:
+        axis.axhline(level[0], color=COLORS["ink"], linewidth=1, linestyle=":")
+    axis.set_ylim(-0.04 * top, 1.04 * top)
+    number = {"color": WORDS["example"], "weight": "bold", "ha": corner, "va": "top", "bbox": PLATE}
+    curve = axis.plot([], [], color=COLORS["ink"], linewidth=2)[0]
+    point = axis.plot([], [], "o", color=COLORS["example"], markersize=8, zorder=4)[0]
+    text = axis.text(0.03 if corner == "left" else 0.97, 0.95, "", transform=axis.transAxes, **number)
+    return {"kind": kind, "delta": delta, "top": top, "artists": [curve, text, point]}
+
+
+def move_to_beta(panel, beta) -> None:
+    """Draw a `beta_panel` at this β. What is off the scale is a triangle at the top."""
+    import numpy as np
+
+    curve, text, point = panel["artists"]
+    place = KINDS[panel["kind"]][0]
+    height = float(of_pair(panel["delta"], beta)[place])
+    if panel["kind"] != "path":
+        deltas = np.linspace(*curve.axes.get_xlim(), 401)
+        curve.set_data(deltas, of_pair(deltas, beta)[place])
+    above = height > panel["top"]
+    point.set_data([beta if panel["kind"] == "path" else panel["delta"]], [panel["top"] if above else height])
+    point.set_marker("^" if above else "o")
+    text.set_text(f"{height:.4f}")
+
+
+def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10)) -> tuple[Figure, list]:
+    """A figure with a `beta_panel` of each kind side by side, and the panels; `betas` is the range of a "path"."""
+    figure, axes = new_figure(columns=len(kinds))
+    panels = []
+    for axis, kind in zip(axes, kinds, strict=True):
+        panels.append(beta_panel(axis, kind, delta, limit, betas))
+        axis.set_title(KINDS[kind][1], loc="left")
+        axis.set_xlabel("β" if kind == "path" else "Δ (nats)")
+        if level := KINDS[kind][3]:
+            note_level(axis, level, limit)
+    return figure, panels
+
+
+def note_level(axis, level, limit, short=False) -> None:
+    """Name the dotted line of no opinion; `short` where the panel is narrow."""
+    height, name, offset = level
+    text = name.split(":")[0] if short else name
+    axis.annotate(text, (-limit, height), (3, offset[1]) if short else offset, textcoords="offset points")
+
+
+def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
+    """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
+    figure = Figure(figsize=(8.6, 4.4), dpi=100, layout="constrained")
+    rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
+    for axes, kind in zip(rows, kinds, strict=True):
+        axes[0].set_ylabel(KINDS[kind][1])
+        for axis, beta in zip(axes, betas, strict=True):
+            move_to_beta(beta_panel(axis, kind, delta, limit), beta)
+        if level := KINDS[kind][3]:
+            note_level(axes[0], level, limit, short=True)
+    for axis, beta in zip(rows[0], betas, strict=True):
+        axis.set_title(f"β = {beta:g}")
+    for axis in rows[-1]:
+        axis.set_xlabel("Δ (nats)")
+    return figure

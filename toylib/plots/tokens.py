@@ -1,0 +1,133 @@
+"""Figures of token log-probs, and of the flow of one pair through a DPO step: notebooks 02 and 04."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from toylib.plots.style import COLORS, WORDS, new_figure
+
+
+def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
+    """Tokens in their order as boxes with their values, in nats, under them; `rows` is a list of (label, tokens, values).
+
+    Values are log-probs: darker blue where lower, on a fixed scale from 0 to `low`. With `difference` they are
+    log-ratios, policy − reference: blue and ▲ where the policy gives the token more, amber and ▼ where less, on a
+    fixed scale of ± `low`. A fixed scale means that strips can be compared; what is beyond it has the end's colour.
+    """
+    figure, (axis,) = new_figure(height=0.5 + 0.95 * len(rows))
+    least = 6 if difference else 4  # characters: a log-ratio's mark and sign need room
+    widest = max(sum(_token_width(token, least) for token in tokens) for _, tokens, _ in rows)
+    for row, (label, tokens, values) in enumerate(rows):
+        x, y = 0.0, -row
+        axis.text(-0.6, y, label, ha="right", va="center", fontweight="bold")
+        for token, value in zip(tokens, values, strict=True):
+            width = _token_width(token, least)
+            color, text = _difference_look(value, abs(low)) if difference else _log_prob_look(value, low)
+            axis.add_patch(Rectangle((x, y - 0.18), width - 0.12, 0.46, facecolor=color, edgecolor="#888888", lw=0.6))
+            middle = {"ha": "center", "va": "center"}
+            axis.text(x + width / 2 - 0.06, y + 0.05, _visible(token), family="DejaVu Sans Mono", **middle)
+            axis.text(x + width / 2 - 0.06, y - 0.34, text, fontsize=8, **middle)
+            x += width
+    axis.set_xlim(-0.2 * widest, widest)
+    axis.set_ylim(-len(rows) + 0.4, 0.5)
+    axis.set_title(title, loc="left")
+    axis.axis("off")
+    return figure
+
+
+def _log_prob_look(value, low):
+    return _mix("#FFFFFF", COLORS["other"], min(1.0, max(0.0, value / low))), f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _difference_look(value, most):
+    shown = round(value, 2)
+    hue = COLORS["chosen"] if shown > 0 else COLORS["amber"]  # told from blue by every kind of eye
+    color = _mix("#FFFFFF", hue, 0.75 * min(1.0, abs(shown) / most))
+    mark = "▲ " if shown > 0 else "▼ " if shown < 0 else ""
+    text = f"{shown:+.{1 if abs(shown) >= 10 else 2}f}" if shown else "0.00"
+    return color, mark + text.replace("-", "−")
+
+
+def _token_width(token, least=4):
+    return 0.55 * max(least, len(_visible(token))) + 0.6
+
+
+def _visible(token):
+    return token.replace(" ", "␣").replace("\n", "⏎")
+
+
+def _mix(light, dark, share):
+    from matplotlib.colors import to_rgb
+
+    return [a + (b - a) * share for a, b in zip(to_rgb(light), to_rgb(dark), strict=True)]
+
+
+def data_flow(chosen, rejected, policy, reference, beta):
+    """The diagram of data flow with one pair's numbers on its arrows.
+
+    `chosen` and `rejected` are the two replies' texts; `policy` and `reference` are (log-prob of chosen, of rejected).
+    """
+    ratios = [p - r for p, r in zip(policy, reference, strict=True)]
+    delta = ratios[0] - ratios[1]
+    loss = math.log1p(math.exp(-beta * delta))
+    figure, (axis,) = new_figure(height=5.2)
+    axis.set_xlim(0, 10)
+    axis.set_ylim(0, 6.2)
+    axis.axis("off")
+
+    def box(x, y, width, height, text, color, style="-", **kwargs):
+        axis.add_patch(
+            FancyBboxPatch(
+                (x, y),
+                width,
+                height,
+                boxstyle="round,pad=0.02,rounding_size=0.08",
+                fc="white",
+                ec=color,
+                lw=1.8,
+                ls=style,
+            )
+        )
+        middle = {"ha": "center", "va": "center"}
+        axis.text(x + width / 2, y + height / 2, re.sub(r"-(?=\d)", "−", text), fontsize=9.5, **middle, **kwargs)
+
+    def arrow(start, end, color=COLORS["ink"], **kwargs):
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.4, **kwargs})
+
+    box(
+        0.2,
+        5.1,
+        9.6,
+        0.95,
+        f"one preference pair\nchosen: {chosen.strip()}      rejected: {rejected.strip()}",
+        COLORS["example"],
+    )
+    box(0.9, 3.75, 3.4, 0.85, "policy πθ (trained)", COLORS["chosen"])
+    box(5.7, 3.75, 3.4, 0.85, "reference πref (frozen copy)", COLORS["ink"], style="--")
+    for x in (2.6, 7.4):
+        arrow((x, 5.08), (x, 4.64))
+        arrow((x, 3.73), (x, 3.27))
+    box(0.9, 2.4, 3.4, 0.85, f"log πθ(chosen) = {policy[0]:.2f}\nlog πθ(rejected) = {policy[1]:.2f}", COLORS["chosen"])
+    box(
+        5.7,
+        2.4,
+        3.4,
+        0.85,
+        f"log πref(chosen) = {reference[0]:.2f}\nlog πref(rejected) = {reference[1]:.2f}",
+        COLORS["ink"],
+    )
+    arrow((2.6, 2.38), (3.9, 1.92))
+    arrow((7.4, 2.38), (6.1, 1.92))
+    box(
+        2.4, 1.05, 5.2, 0.85,
+        f"log-ratios: chosen {ratios[0]:+.2f}, rejected {ratios[1]:+.2f}\nmargin Δ = {delta:.2f}",
+        COLORS["margin"],
+    )  # fmt: skip
+    arrow((5.0, 1.03), (5.0, 0.72))
+    box(2.4, 0.08, 5.2, 0.62, f"loss = −log σ(β·Δ) = −log σ({beta:g} × {delta:.2f}) = {loss:.4f}", COLORS["example"])
+    arrow((2.38, 0.39), (0.88, 4.1), color=COLORS["chosen"], connectionstyle="arc3,rad=-0.45", linestyle="-")
+    axis.text(0.05, 0.95, "gradient:\nonly the\npolicy moves", fontsize=9, color=WORDS["chosen"], va="center")
+    return figure

@@ -1,0 +1,84 @@
+"""The curves of a run while it trains: five panels that are drawn once, and lines in them that grow."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+
+from toylib.plots.style import COLORS, LINES, new_figure, panel_grid
+
+PANELS = (  # title, the lines in it, the range it starts with
+    ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
+    ("margin Δ, nats", ("margin",), (-1, 8)),
+    ("accuracy", ("accuracy",), (-0.04, 1.04)),
+    ("KL to reference, nats", ("kl",), (0, 3)),
+    ("loss", ("loss",), (0, 0.9)),
+)
+
+
+def training_panels(steps) -> tuple[Figure, dict]:
+    """Five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
+
+    Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats a reply. The accuracy is
+    the share of the batch with Δ > 0. Every axis is there from the start and doubles only when a line leaves it.
+    """
+    figure, axes = panel_grid(len(PANELS), width=7.8)
+    figure.set_layout_engine(None)  # it would take longer than all the rest
+    figure.subplots_adjust(left=0.06, right=0.955, bottom=0.11, top=0.94, wspace=0.25, hspace=0.45)
+    lines = {}
+    for axis, (title, names, limits) in zip(axes, PANELS, strict=True):
+        for name in names:
+            look = {"color": COLORS.get(name, COLORS["ink"]), "label": name, "marker": "o" if name == "kl" else None}
+            lines[name] = axis.plot([], [], LINES.get(name, "-"), markersize=3, **look)[0]
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set(xlabel="step", xlim=(0, 1.02 * steps), ylim=limits)  # the last marker whole
+        axis.tick_params(labelsize=8)
+        axis.locator_params(nbins=4)
+    axes[0].axhline(0, color=COLORS["ink"], lw=0.8)
+    axes[0].legend(fontsize=8, loc="lower left")
+    axes[-1].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
+    outside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    axes[-1].annotate("ln 2", (1, math.log(2)), (3, 0), va="center", fontsize=8, **outside)
+    return figure, lines
+
+
+def show_history(lines, history) -> bool:
+    """Draw `history`, a DataFrame by step with a column for each line; whether an axis had to grow for it.
+
+    Gaps and values that are not finite are left out.
+    """
+    grown = False
+    for name, line in lines.items():
+        points = [(step, value) for step, value in history[name].items() if math.isfinite(value)]
+        line.set_data(*(zip(*points, strict=True) if points else ([], [])))
+        low, high = before = line.axes.get_ylim()
+        while any(value < low for _, value in points):
+            low -= high - low
+        while any(value > high for _, value in points):
+            high += high - low
+        if (low, high) != before:
+            line.axes.set_ylim(low, high)
+            grown = True
+    return grown
+
+
+def log_ratios(histories):
+    """One panel a run, on one scale: mean log-ratios of chosen and rejected over steps, nats; zero is the reference.
+
+    `histories` is a dict of label → DataFrame indexed by step with the columns `chosen` and `rejected`.
+    """
+    figure, axes = new_figure(columns=len(histories), sharey=True)
+    for axis, (label, history) in zip(axes, histories.items(), strict=True):
+        _plot_log_ratios(axis, history)
+        axis.set_title(label, loc="left")
+        axis.set_xlabel("step")
+    axes[0].set_ylabel("mean log-ratio, nats")
+    axes[0].legend()
+    return figure
+
+
+def _plot_log_ratios(axis, history):
+    for name in ("chosen", "rejected"):
+        axis.plot(history.index, history[name], LINES[name], color=COLORS[name], label=name)
+    axis.axhline(0, color=COLORS["ink"], lw=0.8)

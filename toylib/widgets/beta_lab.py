@@ -1,0 +1,79 @@
+"""The β lab: a slider that moves through policies trained at different β, their curves, quality and replies."""
+
+from __future__ import annotations
+
+import html
+
+from toylib import plots
+from toylib.evaluation.chat import message_of
+from toylib.plots import sweep as plots_sweep
+from toylib.widgets.live import live_figure, readout, show_live, slider_for
+
+STATIC = (0.02, 0.1, 0.5, 5.0)  # what the picture for pages without a kernel shows, of these those that were trained
+
+
+def beta_lab(sweep, beta=0.1) -> None:
+    """A slider over the β of a `sweep.Sweep`: log-ratios over the steps, the path through KL and win rate, replies.
+
+    Means over seeds; the replies are those of the lowest seed's policy. The static picture shows up to four β side by
+    side. `ValueError` for a `beta` that was not trained.
+    """
+    betas = sorted(sweep.quality["beta"].unique())
+    if beta not in betas:
+        raise ValueError(f"β = {beta!r} is not in this sweep; it has {', '.join(f'{b:g}' for b in betas)}")
+    curves = plots_sweep.mean_over_seeds(sweep.curves)
+    quality = plots_sweep.mean_over_seeds(sweep.quality[sweep.quality["step"] > 0])
+    seed = sweep.replies["seed"].min()
+    replies = {b: sweep.replies[(sweep.replies["beta"] == b) & (sweep.replies["seed"] == seed)] for b in betas}
+    figure, (left, right) = plots.new_figure(columns=2, width=9.6, height=3.6)
+    lines = plots_sweep.lab_curves(left, curves.index.unique("step").max())
+    parts = plots_sweep.lab_frontier(right, quality)
+    left.set_title("log-ratio of the batch, nats", loc="left")
+    right.set_title("win rate over the reference", loc="left")
+
+    def update(beta):
+        plots_sweep.show_curves(lines, curves.loc[beta])
+        plots_sweep.show_path(parts, quality.loc[beta])
+        return describe(beta, curves.loc[beta], quality.loc[beta]) + reply_table(replies[beta])
+
+    update(beta)
+    left.legend(loc="lower left")
+    slider = slider_for(figure, betas, beta, "β")
+    box = live_figure(figure, [*lines.values(), *parts.values()], update, slider)
+    shown = [b for b in STATIC if b in betas] or betas[:4]
+    alt = "The β lab. " + " ".join(sentence(b, curves.loc[b], quality.loc[b]) for b in shown)
+    show_live(box, plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, shown)), alt)
+
+
+def describe(beta, curves, path) -> str:
+    """The readout's numbers, as HTML: of the policy after its last step."""
+    last = path.iloc[-1]
+    return readout(
+        f"β = {beta:g}",
+        f"Δ = {curves['margin'].iloc[-5:].mean():.1f} nats",
+        f"KL = {last['kl']:.2f} ± {last['kl_error']:.2f} nats",
+        f"win rate {last['win']:.2f} [{last['win_low']:.2f}, {last['win_high']:.2f}]",
+        f"fluent {last['fluent']:.2f}",
+        f"facts right {last['facts']:.2f}",
+        f"{last['words']:.0f} words",
+    )
+
+
+def reply_table(replies) -> str:
+    """What this policy says to the same customers, as an HTML table."""
+    cells = (
+        f'<tr><td style="padding: 2px 1em 2px 0; vertical-align: top; width: 40%">{html.escape(prompt)}</td>'
+        f'<td style="vertical-align: top">{html.escape(reply.strip()) or "(nothing)"}</td></tr>'
+        for prompt, reply in zip(replies["prompt"].map(message_of), replies["reply"], strict=True)
+    )
+    head = '<tr><th style="text-align: left">Customer</th><th style="text-align: left">Agent, at this β</th></tr>'
+    return f'<table style="line-height: 1.35; margin: 0.6em 0">{head}{"".join(cells)}</table>'
+
+
+def sentence(beta, curves, path) -> str:
+    """One β in words, for the alternative text."""
+    last = path.iloc[-1]
+    return (
+        f"β {beta:g}: log-ratio of chosen {curves['chosen'].iloc[-1]:+.1f}, of rejected {curves['rejected'].iloc[-1]:+.1f}, "
+        f"KL {last['kl']:.1f}, win rate {last['win']:.2f}, fluent {last['fluent']:.2f}."
+    )

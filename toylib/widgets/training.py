@@ -1,0 +1,54 @@
+"""Live curves of a run while it trains."""
+
+from __future__ import annotations
+
+import math
+
+from toylib import plots
+from toylib.plots import training as plots_training
+from toylib.widgets.live import _laid_out, _pixels, _png
+
+
+def watch_training(beta: float, steps: int, kl=None, every: int = 10):
+    """An `on_step` for `train_dpo`: chosen, rejected, margin, accuracy, KL and loss as curves, at every `every`-th step.
+
+    `kl(policy)` returns the KL to the reference in nats per reply; it is asked at those steps and joins the history as
+    `kl`. `beta` is the one trained with: the log-ratios drawn are rewards divided by it.
+    """
+    import pandas
+    from IPython.display import display
+
+    figure, lines = plots_training.training_panels(steps)
+    rows, handle, palette = [], None, None
+    canvas = background = None
+
+    def on_step(step, metrics, policy):
+        nonlocal handle, canvas, background, palette
+        due = step % every == 0 or step == steps
+        metrics["kl"] = kl(policy) if kl is not None and (due or step == 1) else math.nan
+        row = {name: metrics[f"rewards/{name}"] / beta for name in ("chosen", "rejected")}
+        row |= {"margin": row["chosen"] - row["rejected"], "accuracy": metrics["rewards/accuracies"]}
+        rows.append(row | {"step": step, "kl": metrics["kl"], "loss": metrics["loss"]})
+        if not due:
+            return
+        if plots_training.show_history(lines, pandas.DataFrame(rows).set_index("step")) or canvas is None:
+            canvas = _laid_out(figure, lines.values())
+            background = canvas.copy_from_bbox(figure.bbox)
+        canvas.restore_region(background)
+        for line in lines.values():
+            line.draw(canvas.renderer)
+        pixels = _pixels(canvas).convert("RGB")
+        palette = palette or plots.few_colors(pixels)
+        alt = (
+            f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
+            f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "
+            f"loss {metrics['loss']:.3f}."
+        )
+        bundle = {"image/png": _png(pixels.quantize(palette=palette, dither=0)), "text/plain": alt}
+        if handle is None:
+            print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
+            handle = display(bundle, metadata={"image/png": {"alt": alt}}, raw=True, display_id=True)
+        else:
+            handle.update(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+    return on_step
