@@ -23,6 +23,7 @@ from toylib.labs.failures import turned_round
 from toylib.labs.online_dpo import online_dpo, ranked_pairs
 from toylib.labs.ppo import train_ppo
 from toylib.labs.reward_model import brief_scorer, reward_accuracy, scorer_of, train_reward_model
+from toylib.loss import LossSettings
 from toylib.preferences import DATA, load_prompts, read_file
 from toylib.replies import sample_replies
 from toylib.tokens import tokenize_pairs
@@ -183,7 +184,7 @@ def accuracies(rewards=None, policy=None):
     if rewards is not None:
         table["reward_model_accuracy"] = reward_accuracy(rewards, TOKENIZER, clean)
     if policy is not None:
-        measured = evaluate_dpo(policy, MODEL, TOKENIZER, tokenize_pairs(clean, TOKENIZER), beta=0.1)
+        measured = evaluate_dpo(policy, MODEL, TOKENIZER, tokenize_pairs(clean, TOKENIZER), LossSettings())
         table["implicit_accuracy"] = measured["eval_rewards/accuracies"]
     return table
 

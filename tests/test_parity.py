@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, sequence_logps
 from toylib.engine.trainer import METRICS
+from toylib.loss import LossSettings
 from toylib.tokens import collate, tokenize_pairs
 
 trl = pytest.importorskip("trl", reason="trl is not installed, so there is nothing to compare with")
@@ -72,7 +73,7 @@ def test_metrics_of_a_batch_equal_trl_and_carry_its_names(build):
     theirs = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
     batch = collate(tokenize_pairs(PAIRS, tokenizer), tokenizer.pad_token_id)
     settings = {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}
-    ours, metrics = batch_loss(gentle_model(0), gentle_model(1), batch, **settings)
+    ours, metrics = batch_loss(gentle_model(0), gentle_model(1), batch, LossSettings(**settings))
     assert ours.item() == pytest.approx(loss.item(), abs=1e-6) and metrics.pop("loss") == pytest.approx(ours.item())
     assert metrics == pytest.approx({name: theirs[name] for name in metrics}, abs=1e-5)
 

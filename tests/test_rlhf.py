@@ -18,7 +18,6 @@ from toylib.labs.ppo import advantages, clipped_loss, packed, rollout, token_rew
 from toylib.labs.reward_model import (
     ScalarModel,
     brief_scorer,
-    descend,
     reply_scores,
     reward_accuracy,
     score,
@@ -28,6 +27,7 @@ from toylib.labs.reward_model import (
 from toylib.logps import token_logps
 from toylib.preferences import read_file
 from toylib.replies import Replies, sample_replies
+from toylib.train import optimizer_step
 
 LN2 = math.log(2)
 TOKENIZER = tiny_tokenizer()
@@ -293,7 +293,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     value_model = ScalarModel(tiny_model())
     before, optimizer = fingerprint(value_model), torch.optim.AdamW(value_model.parameters(), lr=1.0)
     with pytest.raises(FloatingPointError, match="nan") as caught:
-        descend(value_model.head.weight.sum() * math.nan, optimizer, value_model)
+        optimizer_step(value_model.head.weight.sum() * math.nan, optimizer, value_model, "step 1")
     one_sentence(caught)
     assert fingerprint(value_model) == before
 

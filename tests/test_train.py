@@ -9,6 +9,7 @@ from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint, frozen_copy, sequence_logps, train_dpo
 from toylib import train as train_module
+from toylib.loss import LossSettings
 from toylib.tokens import collate, tokenize_pairs
 
 METRICS = ["loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
@@ -96,9 +97,8 @@ def test_eval_pairs_give_eval_columns_at_about_ten_places_and_the_last():
 
 def test_eval_averages_over_pairs_whatever_the_batch_size():
     rows, (policy, _) = tokenize_pairs(PAIRS, TOKENIZER), train()
-    settings = {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}
-    arguments = (policy, tiny_model(), TOKENIZER, rows)
-    whole, parts = (train_module.evaluate_dpo(*arguments, batch_size=size, **settings) for size in (4, 3))
+    arguments = (policy, tiny_model(), TOKENIZER, rows, LossSettings())
+    whole, parts = (train_module.evaluate_dpo(*arguments, batch_size=size) for size in (4, 3))
     assert whole == pytest.approx(parts, rel=1e-5)
     assert whole["eval_rewards/margins"] == pytest.approx(0.1 * mean_margin(policy, tiny_model()), rel=1e-4)
 

@@ -6,25 +6,50 @@ import torch
 from torch import Tensor
 
 
-def token_logps(model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """log p(token | everything before it) for every token but the first, in nats.
+def position_ids(model, attention_mask: Tensor) -> Tensor:
+    """Return the position of every token as `model` counts them, `(batch, length)`: padding takes none.
 
-    `input_ids` and `attention_mask` are `(batch, length)`, padded on either side; the result is `(batch, length − 1)`,
-    and its column t belongs to `input_ids[:, t + 1]`. That is the shift: logits at position t predict token t + 1.
-    The softmax is taken in fp32 (float64 for a float64 model). Values at padding are finite and mean nothing.
+    Positions start at 0, or at `padding_idx + 1` in RoBERTa and its kin, whose position table says so.
     """
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    outputs = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
+    start = 0
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            start = module.padding_idx + 1
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0) + start
+
+
+def vocabulary_logps(model, input_ids: Tensor, attention_mask: Tensor, precision=torch.float32) -> Tensor:
+    """Return log p(v | everything before it) for every token v of the vocabulary, `(batch, length − 1, vocabulary)`, in nats.
+
+    Row t holds the predictions for `input_ids[:, t + 1]`. That is the shift: logits at position t predict token t + 1.
+    The softmax is taken in `precision` (float64 for a float64 model).
+    """
+    places = position_ids(model, attention_mask)
+    outputs = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False)
     logits = outputs.logits[:, :-1]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    targets = input_ids[:, 1:]
-    return logits.log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
+    return logits.to(torch.promote_types(logits.dtype, precision)).log_softmax(dim=-1)
+
+
+def token_logps(model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return log p(token | everything before it) for every token but the first, `(batch, length − 1)`, in nats.
+
+    `input_ids` and `attention_mask` are `(batch, length)`, padded on either side. Column t belongs to
+    `input_ids[:, t + 1]`. Values at padding are finite and mean nothing.
+    """
+    logps = vocabulary_logps(model, input_ids, attention_mask)
+    return logps.gather(2, input_ids[:, 1:].unsqueeze(2)).squeeze(2)
+
+
+def padded_right(attention_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return the mask and the other `(batch, length)` tensors with all padding moved to the right, order kept."""
+    order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
+    return tuple(tensor.gather(1, order) for tensor in (attention_mask, *others))
 
 
 def sequence_logps(
     model, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, average: bool = False
 ) -> Tensor:
-    """log π(reply | prompt) of each row, in nats, shape `(batch,)`: the textbook way, one sequence a row.
+    """Return log π(reply | prompt) of each row, in nats, shape `(batch,)`: the textbook way, one sequence per row.
 
     All three inputs are `(batch, length)`. `completion_mask` is aligned with `input_ids` and is 1 on the tokens to
     score (the reply and its end-of-sequence token, not the prompt, not the padding); the shift is done inside. Any
@@ -51,8 +76,7 @@ def sequence_logps(
 
     # Padding goes to the right, where no token can look back at it: a row that begins with nothing to attend to is NaN
     # under eager attention in float64, and so is its gradient.
-    order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
-    input_ids, attention_mask, scored = (t.gather(1, order) for t in (input_ids, attention_mask, scored))
+    attention_mask, input_ids, scored = padded_right(attention_mask, input_ids, scored)
     logps = token_logps(model, input_ids, attention_mask)
     scored = scored[:, 1:]
     totals = torch.where(scored, logps, torch.zeros_like(logps)).sum(dim=1)

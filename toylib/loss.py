@@ -6,6 +6,7 @@ Shown first in notebook 01 (by hand) and derived in notebook 03.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What decides a DPO loss: β, its kind, and the share of labels believed to be flipped.
+
+    Raises `ValueError`, naming what was given, for settings that no DPO loss can use.
+    """
+
+    beta: float = 0.1
+    loss_type: str = "sigmoid"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        beta, smoothing = self.beta, self.label_smoothing
+        if isinstance(beta, bool) or not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
+            raise ValueError(f"beta must be a positive number, got {beta!r}")
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"unknown loss_type {self.loss_type!r}: choose one of {', '.join(LOSS_TYPES)}")
+        if isinstance(smoothing, bool) or not (isinstance(smoothing, (int, float)) and 0 <= smoothing < 0.5):
+            raise ValueError(f"label_smoothing must be in [0, 0.5), got {smoothing!r}")
+        if smoothing and self.loss_type in ("hinge", "ipo"):
+            raise ValueError(f"loss_type {self.loss_type!r} has no label_smoothing, got {smoothing!r}")
 
 
 class DPOLoss(NamedTuple):
@@ -48,7 +72,7 @@ def dpo_loss(
     Raises `ValueError` for β that is not a positive finite number, an unknown `loss_type`, a `label_smoothing` outside
     [0, 0.5) or given to a loss that has none, and for shapes that differ.
     """
-    check_loss_settings(beta, loss_type, label_smoothing)
+    LossSettings(beta, loss_type, label_smoothing)  # refuses what no loss can use
     given = {
         "policy_chosen_logps": policy_chosen_logps,
         "policy_rejected_logps": policy_rejected_logps,
@@ -74,18 +98,6 @@ def dpo_loss(
     else:
         losses = (delta - 1 / (2 * beta)) ** 2
     return DPOLoss(losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach())
-
-
-def check_loss_settings(beta: float, loss_type: str = "sigmoid", label_smoothing: float = 0.0) -> None:
-    """Raise `ValueError`, naming what was given, for settings that no DPO loss can use."""
-    if isinstance(beta, bool) or not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be a positive number, got {beta!r}")
-    if loss_type not in LOSS_TYPES:
-        raise ValueError(f"unknown loss_type {loss_type!r}: choose one of {', '.join(LOSS_TYPES)}")
-    if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing < 0.5):
-        raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing!r}")
-    if label_smoothing and loss_type in ("hinge", "ipo"):
-        raise ValueError(f"loss_type {loss_type!r} has no label_smoothing, got {label_smoothing!r}")
 
 
 def gradient_weight(delta: Tensor, beta: float) -> Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from toylib.logps import vocabulary_logps
+
 # Said one by one, as `generate` takes what it is not told from the model's own generation_config.
 NOTHING_CUT = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 NOTHING_SHIFTED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "num_beams": 1}
@@ -73,14 +75,7 @@ def kl_to_reference(policy, reference, replies: Replies, batch_size=64) -> tuple
     """
     per_reply = []
     for ids, mask, scored in zip(*(t.split(batch_size) for t in replies[1:]), strict=True):
-        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        ours, theirs = (
-            model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-            .logits[:, :-1]
-            .double()
-            .log_softmax(dim=-1)
-            for model in (policy, reference)
-        )
+        ours, theirs = (vocabulary_logps(model, ids, mask, torch.float64) for model in (policy, reference))
         per_token = (ours.exp() * (ours - theirs)).sum(dim=-1)
         per_reply += torch.where(scored[:, 1:].bool(), per_token, 0.0).sum(dim=1).tolist()
     values = torch.tensor(per_reply, dtype=torch.float64)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
+from dataclasses import asdict
 
 import torch
 
 from toylib.logps import sequence_logps
-from toylib.loss import check_loss_settings, dpo_loss
+from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference, frozen_copy
 from toylib.tokens import collate, tokenize_pairs
 
@@ -48,27 +50,21 @@ def train_dpo(
     """
     import pandas
 
-    check_loss_settings(beta, loss_type, label_smoothing)
+    settings = LossSettings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
     check_reference(model, ref_model)
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).requires_grad_(True).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
-    settings = {"beta": beta, "loss_type": loss_type, "label_smoothing": label_smoothing}
     history, started = [], time.monotonic()
     try:
         for step, indices in enumerate(batches(len(rows), batch_size, steps, seed), start=1):
             batch = collate([rows[i] for i in indices], tokenizer.pad_token_id, policy.device)
-            loss, metrics = batch_loss(policy, reference, batch, **settings)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}, pairs {indices}: lower the rate")
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-            optimizer.step()
+            loss, metrics = batch_loss(policy, reference, batch, settings)
+            optimizer_step(loss, optimizer, policy, f"step {step}, pairs {indices}")
             if eval_rows and (step % max(1, steps // 10) == 0 or step == steps):
-                metrics |= evaluate_dpo(policy, reference, tokenizer, eval_rows, batch_size, **settings)
+                metrics |= evaluate_dpo(policy, reference, tokenizer, eval_rows, settings, batch_size)
             if on_step is not None:
                 on_step(step, metrics, policy)
             history.append({"step": step, **metrics})
@@ -78,15 +74,31 @@ def train_dpo(
     return policy, pandas.DataFrame(history, columns=None if history else ["step"]).set_index("step")
 
 
-def batch_loss(policy, reference, batch, **settings):
+def optimizer_step(loss, optimizer, model, where) -> float:
+    """Make one update with the gradient norm clipped to 1. Return the norm before clipping.
+
+    Raises `FloatingPointError`, naming `where`, if the loss or the gradient is not finite. The weights are then unchanged.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at {where}: lower the rate")
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the gradient is not finite at {where}: lower the rate")
+    optimizer.step()
+    return norm
+
+
+def batch_loss(policy, reference, batch, settings):
     """The mean loss of a collated batch, with its gradient, and its metrics as floats under TRL's names.
 
-    `settings` are `dpo_loss`'s `beta`, `loss_type` and `label_smoothing`. Rewards carry β; log-probs are nats a reply.
+    `settings` are `LossSettings`. Rewards carry β; log-probs are nats per reply.
     """
     policy_chosen, policy_rejected = sequence_logps(policy, **batch).chunk(2)
     with torch.no_grad():
         ref_chosen, ref_rejected = sequence_logps(reference, **batch).chunk(2)
-    losses, chosen, rejected = dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, **settings)
+    losses, chosen, rejected = dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, **asdict(settings))
     table = metrics_table(losses, chosen, rejected, policy_chosen, policy_rejected)
     return losses.mean(), dict(zip(("loss", *METRICS), table.mean(dim=0).tolist(), strict=True))
 
@@ -99,15 +111,20 @@ def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, reject
 
 
 @torch.no_grad()
-def evaluate_dpo(policy, reference, tokenizer, rows, batch_size=24, **settings):
+def evaluate_dpo(policy, reference, tokenizer, rows, settings, batch_size=24):
     """The metrics of `batch_loss` over tokenised pairs (`tokenize_pairs`), averaged over pairs, named `eval_…`."""
     totals = {}
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        _, metrics = batch_loss(policy, reference, collate(part, tokenizer.pad_token_id, policy.device), **settings)
+    for part in slices(rows, batch_size):
+        _, metrics = batch_loss(policy, reference, collate(part, tokenizer.pad_token_id, policy.device), settings)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * len(part)
     return {f"eval_{name}": total / len(rows) for name, total in totals.items()}
+
+
+def slices(rows, size):
+    """Yield `rows` in their order, `size` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def batches(count, batch_size, steps, seed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 
 import torch
 
@@ -10,7 +11,7 @@ from toylib.engine.checkpoints import SafeTrainer
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.engine.reference_cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped
-from toylib.loss import check_loss_settings, dpo_loss
+from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference
 from toylib.tokens import check_vocabulary, collate, tokenize_pairs
 from toylib.train import METRICS, metrics_table
@@ -54,7 +55,7 @@ class DPOTrainer(SafeTrainer):
         callbacks=None,
         optimizers=(None, None),
     ):
-        check_loss_settings(beta, loss_type, label_smoothing)
+        self.loss_settings = asdict(LossSettings(beta, loss_type, label_smoothing))
         if processing_class is None:
             raise ValueError("processing_class is missing: pass the model's tokenizer")
         check_reference(model, ref_model)
@@ -62,7 +63,6 @@ class DPOTrainer(SafeTrainer):
             args._n_gpu = 1  # rows with masks of their own do not split over the Trainer's DataParallel
             print("several GPUs, one process: using the first; `torchrun --nproc_per_node …` uses them all")
         args.remove_unused_columns = False
-        self.loss_settings = {"beta": beta, "loss_type": loss_type, "label_smoothing": label_smoothing}
         self.average_logps = average_logps
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
         switch_off_dropout(model)

@@ -9,12 +9,12 @@ import time
 import torch
 
 from toylib.labs.ppo import check_run
-from toylib.labs.reward_model import descend, score
-from toylib.loss import check_loss_settings
+from toylib.labs.reward_model import score
+from toylib.loss import LossSettings
 from toylib.reference import frozen_copy
 from toylib.replies import sample_replies
 from toylib.tokens import collate, tokenize_pairs
-from toylib.train import batch_loss, batches, progress_line
+from toylib.train import batch_loss, batches, optimizer_step, progress_line
 
 
 def ranked_pairs(model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0):
@@ -56,7 +56,7 @@ def online_dpo(
     """
     import pandas
 
-    check_loss_settings(beta)
+    settings = LossSettings(beta)
     check_run(prompts, steps, batch_size)
     policy, reference = copy.deepcopy(model).requires_grad_(True).eval(), frozen_copy(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -68,8 +68,8 @@ def online_dpo(
         metrics = {"loss": math.nan}
         if pairs:
             batch = collate(tokenize_pairs(pairs, tokenizer), tokenizer.pad_token_id, policy.device)
-            loss, metrics = batch_loss(policy, reference, batch, beta=beta)
-            descend(loss, optimizer, policy)
+            loss, metrics = batch_loss(policy, reference, batch, settings)
+            optimizer_step(loss, optimizer, policy, f"step {step}")
         metrics |= {"pairs": len(pairs), "tokens": int(replies.completion_mask.sum())}
         if on_step is not None:
             on_step(step, metrics, policy, replies)

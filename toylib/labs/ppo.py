@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toylib.labs.reward_model import ScalarModel, descend, score
-from toylib.logps import token_logps
+from toylib.labs.reward_model import ScalarModel, score
+from toylib.logps import padded_right, token_logps
 from toylib.reference import frozen_copy
 from toylib.replies import Replies, sample_replies
-from toylib.train import batches, progress_line
+from toylib.train import batches, optimizer_step, progress_line
 
 
 class Rollout(NamedTuple):
@@ -44,9 +44,10 @@ def rollout(policy, reference, value_model, tokenizer, prompts, scorer, *, max_n
 
 def packed(replies: Replies) -> Replies:
     """The same replies with all padding on the right and no column that is padding everywhere: less to compute."""
-    order = replies.attention_mask.argsort(dim=1, descending=True, stable=True)
-    width = int(replies.attention_mask.sum(dim=1).max())
-    return Replies(replies.texts, *(t.gather(1, order)[:, :width] for t in replies[1:]))
+    attention_mask, *others = padded_right(replies.attention_mask, replies.input_ids, replies.completion_mask)
+    width = int(attention_mask.sum(dim=1).max())
+    input_ids, completion_mask = others
+    return Replies(replies.texts, *(t[:, :width] for t in (input_ids, attention_mask, completion_mask)))
 
 
 def token_rewards(seen: Rollout, scores, kl_coefficient) -> Tensor:
@@ -159,8 +160,8 @@ def update(policy, value_model, optimizers, seen, advantage, returns, rows, clip
     loss, ratio = clipped_loss(logps, seen.logps[rows], advantage[rows], mask, clip)
     values = value_model(ids, attention)[:, :-1]
     value_loss = 0.5 * masked_mean((values - returns[rows]).square(), mask)
-    descend(loss, optimizers[0], policy)
-    descend(value_loss, optimizers[1], value_model)
+    optimizer_step(loss, optimizers[0], policy, "policy's loss")
+    optimizer_step(value_loss, optimizers[1], value_model, "value model's loss")
     off = (ratio - 1).abs() * mask
     return {
         "ratio": off.max().item(),

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toylib.evaluation.judge import judge
+from toylib.logps import position_ids
 from toylib.tokens import collate, tokenize_pairs
-from toylib.train import batches
+from toylib.train import batches, optimizer_step
 
 
 class ScalarModel(torch.nn.Module):
@@ -33,8 +34,8 @@ class ScalarModel(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`(batch, length)`: a number for each position, which has seen the tokens up to and with its own."""
-        where = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        out = self.trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=where, use_cache=False)
+        places = position_ids(self.trunk, attention_mask)
+        out = self.trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=places, use_cache=False)
         return self.head(out.last_hidden_state).squeeze(2)
 
 
@@ -60,7 +61,7 @@ def train_reward_model(model, tokenizer, pairs, *, learning_rate=3e-4, steps=26,
         batch = collate([rows[i] for i in indices], tokenizer.pad_token_id, model.device)
         chosen, rejected = reply_scores(reward_model, **batch).chunk(2)
         loss = -F.logsigmoid(chosen - rejected).mean()
-        descend(loss, optimizer, reward_model)
+        optimizer_step(loss, optimizer, reward_model, f"step {step}")
         history.append((step, loss.item(), (chosen > rejected).float().mean().item()))
     optimizer.zero_grad()  # it is done: no gradients are kept beside the weights
     return reward_model.requires_grad_(False), pandas.DataFrame(
@@ -108,13 +109,3 @@ def score(scorer, prompts, replies) -> Tensor:
     if scores.shape != (len(prompts),) or not torch.isfinite(scores).all():
         raise ValueError(f"the scorer must give {len(prompts)} finite numbers, one a reply; got {tuple(scores.shape)}")
     return scores
-
-
-def descend(loss, optimizer, model):
-    """One optimizer step, gradient norm clipped to 1; `FloatingPointError` for a loss that is not finite."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()}: lower the rate")
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
