@@ -6,7 +6,8 @@ import io
 import json
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+_INSTALLED = Path(__file__).parent / "data"  # in a wheel; in a checkout the data is next to the package
+DATA = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parent.parent / "data"
 SHIPPED = ("support", "handwritten", "templated")
 FIELDS = ("prompt", "chosen", "rejected")
 ASSISTANT = "\n\nAssistant:"
