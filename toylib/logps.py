@@ -51,13 +51,13 @@ def sequence_logps(
 ) -> Tensor:
     """Return log π(reply | prompt) of each row, in nats, shape `(batch,)`: the textbook way, one sequence per row.
 
-    All three inputs are `(batch, length)`. `completion_mask` is aligned with `input_ids` and is 1 on the tokens to
-    score (the reply and its end-of-sequence token, not the prompt, not the padding); the shift is done inside. Any
-    padding side gives the same result. `average=True` divides by the number of scored tokens, which is another
-    loss with another β (notebook 02). Gradient and train/eval mode are the caller's.
+    All three inputs are `(batch, length)`. `completion_mask` is aligned with `input_ids`. It is 1 on the tokens to score,
+    which are the reply and its end-of-sequence token, and 0 on prompt and padding. The shift is done inside. Any padding
+    side gives the same result. `average=True` divides by the number of scored tokens, which is another loss with another
+    β (notebook 02). The caller decides about gradients and about train or eval mode.
 
-    Raises `ValueError` for shapes that differ, for a row with nothing to score, and for a scored token that is
-    padding or has nothing before it to be predicted from.
+    Raises: `ValueError` for shapes that differ, for a row with nothing to score, and for a scored token that is padding
+    or has nothing before it to be predicted from.
     """
     shapes = [tuple(t.shape) for t in (input_ids, attention_mask, completion_mask)]
     if len(set(shapes)) > 1 or input_ids.dim() != 2:
@@ -74,8 +74,8 @@ def sequence_logps(
         if rows.any():
             raise ValueError(f"row {int(rows.nonzero()[0])} {problem}")
 
-    # Padding goes to the right, where no token can look back at it: a row that begins with nothing to attend to is NaN
-    # under eager attention in float64, and so is its gradient.
+    # Padding goes to the right, where no token can look back at it. A row that begins with padding has nothing to attend
+    # to, and eager attention in float64 makes NaN of that.
     attention_mask, input_ids, scored = padded_right(attention_mask, input_ids, scored)
     logps = token_logps(model, input_ids, attention_mask)
     scored = scored[:, 1:]

@@ -1,6 +1,6 @@
-"""The DPO loss and its relatives. Numbers in, numbers out: no model in sight.
+"""The DPO loss and its relatives: four log-probs in, losses and rewards out. There is no model in this file.
 
-Shown first in notebook 01 (by hand) and derived in notebook 03.
+Notebook 01 shows the loss by hand, and notebook 03 derives it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LossSettings:
 
 
 class DPOLoss(NamedTuple):
-    """What `dpo_loss` returns; every field has shape `(batch,)`."""
+    """The losses and implicit rewards that `dpo_loss` returns, each of shape `(batch,)`."""
 
     losses: Tensor
     chosen_rewards: Tensor
@@ -56,21 +56,21 @@ def dpo_loss(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> DPOLoss:
-    """The loss of each preference pair, and the implicit reward of each reply.
+    """Return the loss of each preference pair and the implicit reward of each reply.
 
-    The four inputs are log-probs of whole replies in nats (sums over tokens), each of shape `(batch,)`. With
-    Δ = (policy − reference) of chosen − (policy − reference) of rejected, and z = β·Δ:
+    Args: the four log-probs are those of whole replies, in nats (sums over tokens), each of shape `(batch,)`. With the
+    margin Δ = (policy − reference) of chosen − (policy − reference) of rejected, and z = β·Δ, `loss_type` is one of
 
     - `sigmoid`: −log σ(z), Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. With `label_smoothing` ε it is cDPO,
-      −(1−ε) log σ(z) − ε log σ(−z): ε is the share of labels believed to be flipped.
-    - `robust`: [−(1−ε) log σ(z) + ε log σ(−z)] / (1−2ε), Chowdhury et al. 2024 (arXiv 2403.00409). Unbiased
-      under flips of rate ε, and unbounded below for ε > 0: a low value of it does not mean a good model.
+      −(1−ε) log σ(z) − ε log σ(−z). ε is the share of labels believed to be flipped.
+    - `robust`: [−(1−ε) log σ(z) + ε log σ(−z)] / (1−2ε), Chowdhury et al. 2024 (arXiv 2403.00409). It is unbiased
+      under flips of rate ε. For ε > 0 it has no lower bound, so a low value does not mean a good model.
     - `hinge`: max(0, 1 − z), SLiC's margin loss on DPO's rewards (Liu et al. 2023, arXiv 2309.06657).
-    - `ipo`: (Δ − 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), eq. 17: stops pushing once Δ reaches 1/(2β).
+    - `ipo`: (Δ − 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), eq. 17. It stops pushing once Δ reaches 1/(2β).
 
-    Returns `DPOLoss(losses, chosen_rewards, rejected_rewards)`; rewards are β·(policy − reference), without gradient.
-    Raises `ValueError` for β that is not a positive finite number, an unknown `loss_type`, a `label_smoothing` outside
-    [0, 0.5) or given to a loss that has none, and for shapes that differ.
+    Returns: `DPOLoss(losses, chosen_rewards, rejected_rewards)`. Rewards are β·(policy − reference), without gradient.
+
+    Raises: `ValueError` for settings that `LossSettings` refuses, and for log-probs of different shapes.
     """
     LossSettings(beta, loss_type, label_smoothing)  # refuses what no loss can use
     given = {
@@ -101,8 +101,9 @@ def dpo_loss(
 
 
 def gradient_weight(delta: Tensor, beta: float) -> Tensor:
-    """How hard one pair pulls: |∂loss/∂Δ| = β·σ(−β·Δ) for the `sigmoid` loss, of Δ's shape (DPO paper, eq. 7's gradient).
+    """Return the weight of one pair's gradient, |∂loss/∂Δ| = β·σ(−β·Δ) for the `sigmoid` loss, in the shape of Δ.
 
-    Near β/2 for a pair at Δ = 0, towards β for a pair ranked wrongly, towards 0 for one already ranked right by far.
+    It is β/2 for a pair at Δ = 0, goes towards β for a pair that is ranked wrongly, and towards 0 for a pair that is
+    ranked right by a wide margin. Source: the gradient of the DPO paper's eq. 7.
     """
     return beta * torch.sigmoid(-beta * delta)
