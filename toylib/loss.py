@@ -73,21 +73,15 @@ def dpo_loss(
     Raises: `ValueError` for settings that `LossSettings` refuses, and for log-probs of different shapes.
     """
     LossSettings(beta, loss_type, label_smoothing)  # refuses what no loss can use
-    given = {
-        "policy_chosen_logps": policy_chosen_logps,
-        "policy_rejected_logps": policy_rejected_logps,
-        "ref_chosen_logps": ref_chosen_logps,
-        "ref_rejected_logps": ref_rejected_logps,
-    }
-    if len({tuple(value.shape) for value in given.values()}) > 1:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items())
+    given = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    if len({logps.shape for logps in given}) > 1:
+        names = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+        shapes = ", ".join(f"{name} {tuple(logps.shape)}" for name, logps in zip(names, given, strict=True))
         raise ValueError(f"the four log-probs must have one shape, got {shapes}")
-
     chosen_logratios = policy_chosen_logps - ref_chosen_logps
     rejected_logratios = policy_rejected_logps - ref_rejected_logps
     delta = chosen_logratios - rejected_logratios
     z = beta * delta
-
     if loss_type == "sigmoid":
         losses = -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
     elif loss_type == "robust":
