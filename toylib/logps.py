@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def position_ids(model, attention_mask: Tensor) -> Tensor:
+def position_ids(model: nn.Module, attention_mask: Tensor) -> Tensor:
     """Return the position of every token as `model` counts them, `(batch, length)`: padding takes none.
 
     Positions start at 0, or at `padding_idx + 1` in RoBERTa and its kin, whose position table says so.
@@ -18,7 +18,9 @@ def position_ids(model, attention_mask: Tensor) -> Tensor:
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0) + start
 
 
-def vocabulary_logps(model, input_ids: Tensor, attention_mask: Tensor, precision=torch.float32) -> Tensor:
+def vocabulary_logps(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, precision: torch.dtype = torch.float32
+) -> Tensor:
     """Return log p(v | everything before it) for every token v of the vocabulary, `(batch, length − 1, vocabulary)`, in nats.
 
     Row t holds the predictions for `input_ids[:, t + 1]`. That is the shift: logits at position t predict token t + 1.
@@ -30,7 +32,7 @@ def vocabulary_logps(model, input_ids: Tensor, attention_mask: Tensor, precision
     return logits.to(torch.promote_types(logits.dtype, precision)).log_softmax(dim=-1)
 
 
-def token_logps(model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def token_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return log p(token | everything before it) for every token but the first, `(batch, length − 1)`, in nats.
 
     `input_ids` and `attention_mask` are `(batch, length)`, padded on either side. Column t belongs to
@@ -47,7 +49,7 @@ def padded_right(attention_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def sequence_logps(
-    model, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, average: bool = False
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, average: bool = False
 ) -> Tensor:
     """Return log π(reply | prompt) of each row, in nats, shape `(batch,)`: the textbook way, one sequence per row.
 
