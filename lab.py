@@ -5,11 +5,11 @@
     python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
-    python3 lab.py bench [engine] [...]   times training against TRL; further arguments go to tests/bench/engine.py
-    python3 lab.py bench sliders [...]    times a figure behind a slider against `interact`, in a headless Chromium
+    python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
+    python3 lab.py map                    writes the README's folder map anew, with the line counts of today
+    python3 lab.py address URL            writes the repository's address into pyproject.toml, every notebook and badge
 
-Standard library only, because it runs before anything is installed. What needs more has the Python of .venv: notebooks are run
-by notebooks/build.py.
+Standard library only, because it runs before anything is installed. What is done to notebooks is in notebooks/build.py.
 """
 
 import sys
@@ -21,6 +21,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import time
@@ -33,9 +34,6 @@ QUICK = ("01", "02", "03", "09")  # the notebooks that the quick tests compare w
 NEEDED_GB = 3
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
-
-
-# ---- the set-up ----------------------------------------------------------------------------------------------------
 
 
 def venv_bin(name):
@@ -64,10 +62,37 @@ def is_whole(modules):
         return False
 
 
+def take_lock(file):
+    """Take the lock on an open file, and say whether that went well. The system lifts the lock when the process ends."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
 def ensure_venv():
-    """Make .venv and install into it, unless the stamp says that this was done. The stamp is written last."""
+    """Make .venv, unless the stamp says that this was done. A second lab.py waits, so that neither deletes the other's."""
     if is_ready():
         return
+    with VENV.with_name(".venv.lock").open("w") as lock:
+        if not take_lock(lock):
+            print(f"lab.py: another lab.py is setting up {VENV}; this one goes on when it is done.", flush=True)
+            while not take_lock(lock):
+                time.sleep(0.2)
+        if not is_ready():
+            set_up()
+
+
+def set_up():
+    """Make .venv and install into it. The stamp is written last."""
     uv = shutil.which("uv")
     if not uv and not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         name = f"python3.{sys.version_info.minor}-venv"
@@ -122,22 +147,19 @@ def install(what, command):
     if "No space left" in said:
         sys.exit(f"lab.py: the disk is full; make room (about {NEEDED_GB} GB) and start again; see {log}.")
     busy.unlink()
-    if process.returncode and re.search(OFFLINE, said):
-        sys.exit(f"lab.py: no network, or it broke off: connect and start again; the installer's words are in {log}.")
     if process.returncode:
-        sys.exit(f"lab.py: the installer failed on {what.split(',')[0]}; its words are in {log}.")
+        offline, failed = "no network, or it broke off: connect and start again", f"the installer failed on {what}"
+        problem = offline if re.search(OFFLINE, said) else failed.split(",")[0]
+        sys.exit(f"lab.py: {problem}; the installer's words are in {log}.")
 
 
 def venv_environment():
     """The environment for what runs in .venv: its Python, its kernel, our JupyterLab settings (labconfig/), nobody else's."""
     foreign = ("PYTHONHOME", "PYTHONPATH", "JUPYTER_PATH", "MPLBACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
-    environment["VIRTUAL_ENV"] = str(VENV)
-    environment["PATH"] = os.pathsep.join([str(venv_bin("python").parent), os.environ.get("PATH", "")])
-    ours = [str(ROOT), os.environ.get("JUPYTER_CONFIG_PATH", "")]
-    environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(path for path in ours if path)
-    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
-    return environment
+    for name, ours in (("PATH", venv_bin("python").parent), ("JUPYTER_CONFIG_PATH", ROOT)):
+        environment[name] = os.pathsep.join(filter(None, [str(ours), os.environ.get(name)]))
+    return environment | {"VIRTUAL_ENV": str(VENV), "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
 def hand_over(*arguments):
@@ -153,9 +175,6 @@ def hand_over(*arguments):
             sys.exit(process.wait())
         except KeyboardInterrupt:  # the process has it as well, and decides
             continue
-
-
-# ---- the commands --------------------------------------------------------------------------------------------------
 
 
 def lab(arguments):
@@ -187,28 +206,6 @@ def bench(arguments):
     hand_over(there[name], *rest)
 
 
-def address(arguments):
-    """Write the repository's address into pyproject.toml, the one place that holds it, every bootstrap cell and badge."""
-    url = arguments[0].rstrip("/") if len(arguments) == 1 else "?"
-    if not re.fullmatch(r"((https?|ssh|file)://|git@|/)[\w.:/~@+-]+|", url):
-        sys.exit("lab.py: address takes one address to clone from, such as https://github.com/OWNER/NAME.")
-    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", url)  # what Colab opens by a link
-    changes, written = {ROOT / "pyproject.toml": [(r'^(repository = )".*"', rf'\g<1>"{url}"')]}, {}
-    for path in notebooks():
-        opens = f"{on_github[1]}/blob/main/notebooks/{path.name}" if on_github else ""
-        badge = (r"(\(https://colab\.research\.google\.com/github/)[^)]*\)", rf"\g<1>{opens})")
-        changes[path] = [(r'("REPOSITORY = )\\"[^"]*\\"', rf'\g<1>\\"{url}\\"'), badge]
-    for path, replacements in changes.items():
-        written[path] = path.read_text(encoding="utf-8")
-        for pattern, new in replacements:
-            written[path], count = re.subn(pattern, new, written[path], flags=re.MULTILINE)
-            if not count:
-                sys.exit(f"lab.py: {path.name} has no place for the address; nothing was written.")
-    for path, text in written.items():
-        path.write_text(text, encoding="utf-8", newline="\n")
-    print(f"{url or 'no address'}: in pyproject.toml and {len(written) - 1} notebooks; commit them.")
-
-
 def notebooks():
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
@@ -227,10 +224,10 @@ def main(arguments):
     rest = arguments[1:] if arguments[:1] == [command] else arguments
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
-    elif command == "address":
-        address(rest)
+    elif command in ("address", "map"):  # these need nothing installed
+        runpy.run_path(str(NOTEBOOKS / "build.py"))["main"](command, rest)
     elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench and address"
+        there = "lab, test, run, build, bench, address and map"
         sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []

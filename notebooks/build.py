@@ -1,9 +1,11 @@
-"""Runs notebooks from fresh kernels, and writes them back as they are committed: formatted and normalised.
+"""Run notebooks from fresh kernels, write them back formatted and normalised, and keep what other files say in step.
 
 `python3 lab.py run` and `python3 lab.py build` start this with the Python of .venv: `build.py run|build NOTEBOOK ...`.
+`python3 lab.py address` and `python3 lab.py map` need the standard library only and call `main` directly.
 What takes long to import is imported where it is used, so that Ctrl-C ends it in a word at any moment.
 """
 
+import ast
 import asyncio
 import json
 import os
@@ -17,14 +19,69 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main(command, paths):
+def main(command, arguments):
+    if command == "address":
+        return write_address(arguments)
+    if command == "map":
+        return write_map()
     start = time.monotonic()
-    for path in map(Path, paths):
+    for path in map(Path, arguments):
         notebook = formatted(path) if command == "build" else read(path)
         execute(notebook, path)
         if command == "build":
             write(normalised(notebook), path)
-    print(f"{len(paths)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
+    print(f"{len(arguments)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+def write_address(arguments):
+    """Write the repository's address into pyproject.toml, the one place that holds it, every bootstrap cell and badge."""
+    url = arguments[0].rstrip("/") if len(arguments) == 1 else "?"
+    if not re.fullmatch(r"((https?|ssh|file)://|git@|/)[\w.:/~@+-]+|", url):
+        sys.exit("lab.py: address takes one address to clone from, such as https://github.com/OWNER/NAME.")
+    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", url)  # what Colab opens by a link
+    changes, written = {ROOT / "pyproject.toml": [(r'^(repository = )".*"', rf'\g<1>"{url}"')]}, {}
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        opens = f"{on_github[1]}/blob/main/notebooks/{path.name}" if on_github else ""
+        badge = (r"(\(https://colab\.research\.google\.com/github/)[^)]*\)", rf"\g<1>{opens})")
+        changes[path] = [(r'("REPOSITORY = )\\"[^"]*\\"', rf'\g<1>\\"{url}\\"'), badge]
+    for path, replacements in changes.items():
+        written[path] = path.read_text(encoding="utf-8")
+        for pattern, new in replacements:
+            written[path], count = re.subn(pattern, new, written[path], flags=re.MULTILINE)
+            if not count:
+                sys.exit(f"lab.py: {path.name} has no place for the address; nothing was written.")
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{url or 'no address'}: in pyproject.toml and {len(written) - 1} notebooks; commit them.")
+
+
+def folder_map():
+    """Return the README's table of toylib: its files and folders, their lines of Python, what their docstrings say first."""
+    toylib = ROOT / "toylib"
+    files = sorted(toylib.rglob("*.py"))
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in files}
+    docstrings = {path: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in files}
+    says = {path: re.split(r"(?<=[.?!])\s", docstring)[0] for path, docstring in docstrings.items()}
+    order = re.search(r"in this order: ([\w, ]+)", docstrings[toylib / "__init__.py"]).group(1).split(", ")
+    rows = ["| in `toylib/` | lines | |", "| --- | --- | --- |"]
+    for path in [*(toylib / f"{name}.py" for name in order), toylib / "__init__.py", toylib / "__main__.py"]:
+        rows.append(f"| `{path.name}` | {lines[path]} | {says[path]} |")
+    for folder in sorted({path.parent for path in files} - {toylib}):
+        inside = [path for path in files if path.parent == folder and path.name != "__init__.py"]
+        total = lines[folder / "__init__.py"] + sum(lines[path] for path in inside)
+        names = ", ".join(f"`{path.stem}` {lines[path]}" for path in inside)
+        rows.append(f"| `{folder.name}/` | {total} | {says[folder / '__init__.py']} {names} |")
+    return "\n".join([*rows, f"| all | {sum(lines.values()):,} | |"])
+
+
+def write_map():
+    """Write the folder map into the README, between its marks."""
+    readme = ROOT / "README.md"
+    old = r"(?<=<!-- map -->\n).*?(?=<!-- end of map -->)"
+    parts = re.split(old, readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    if len(parts) != 2:
+        sys.exit("lab.py: README.md has no place for the map: two lines, <!-- map --> and <!-- end of map -->.")
+    readme.write_text(f"\n{folder_map()}\n\n".join(parts), encoding="utf-8", newline="\n")
 
 
 def read(path):

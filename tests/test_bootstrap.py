@@ -150,7 +150,7 @@ def test_one_place_holds_the_address_and_every_cell_and_badge_agree():
 def copied(lab, tmp_path):
     """lab.py on a copy of what an address is written into."""
     (tmp_path / "notebooks").mkdir()
-    for path in [ROOT / "pyproject.toml", *NOTEBOOKS]:
+    for path in [ROOT / "pyproject.toml", ROOT / "notebooks" / "build.py", *NOTEBOOKS]:
         (tmp_path / path.relative_to(ROOT)).write_bytes(path.read_bytes())
     lab.ROOT, lab.NOTEBOOKS = tmp_path, tmp_path / "notebooks"
     return lab

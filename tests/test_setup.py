@@ -4,6 +4,7 @@ import ast
 import collections
 import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -153,7 +154,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(fake, monkeypatch):
 def test_an_unknown_command_is_answered_with_those_there_are(fake, arguments):
     with pytest.raises(SystemExit) as caught:
         fake.main(arguments)
-    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench and address" in sentence(caught)
+    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench, address and map" in sentence(
+        caught
+    )
 
 
 def test_an_unknown_notebook_is_answered_with_those_there_are(fake):
@@ -213,6 +216,54 @@ def test_a_venv_whose_installer_was_killed_is_made_anew(fake, monkeypatch):
     monkeypatch.setattr(fake, "fingerprint", lambda: "")
     fake.ensure_venv()
     assert made[0].startswith("the virtual environment") and not (fake.VENV / "half").exists()
+
+
+SECOND = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("lab", sys.argv[1])
+lab = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lab)
+lab.ROOT = pathlib.Path(sys.argv[2])
+lab.VENV = lab.ROOT / ".venv"
+lab.set_up = lambda: sys.exit("set up twice")
+lab.ensure_venv()
+"""
+
+
+def test_a_second_lab_waits_until_the_first_has_set_up(fake, root, monkeypatch):
+    seconds = []
+
+    def set_up():  # the first is in the middle of it when the second starts
+        second = subprocess.Popen(
+            [sys.executable, "-c", SECOND, root / "lab.py", fake.ROOT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        seconds.append(second)
+        assert "another lab.py is setting up" in second.stdout.readline().decode()
+        time.sleep(0.3)
+        assert second.poll() is None
+        python = fake.venv_bin("python")
+        python.parent.mkdir(parents=True)
+        python.touch()
+        (fake.VENV / "pyvenv.cfg").touch()
+        (fake.VENV / "stamp").write_text(fake.fingerprint())
+
+    monkeypatch.setattr(fake, "set_up", set_up)
+    fake.ensure_venv()
+    _, errors = seconds[0].communicate(timeout=20)
+    assert (seconds[0].returncode, errors) == (0, b"") and fake.is_ready()
+
+
+def test_a_lab_that_was_killed_leaves_no_lock_behind(fake, root):
+    held = "import lab, time; f = open('.venv.lock', 'w'); print(lab.take_lock(f), flush=True); time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    holder = subprocess.Popen([sys.executable, "-c", held], cwd=fake.ROOT, env=environment, stdout=subprocess.PIPE)
+    assert holder.stdout.readline().strip() == b"True"
+    with (fake.ROOT / ".venv.lock").open("w") as lock:
+        assert not fake.take_lock(lock)
+        holder.kill()
+        holder.wait()
+        assert fake.take_lock(lock)
+    holder.stdout.close()
 
 
 # ---- what lab.py hands over to ----
@@ -335,6 +386,81 @@ def test_ci_runs_the_command_that_the_readme_names(root):
     assert script.rstrip().endswith("python3 lab.py test --all")
     assert "python3 lab.py test --all" in (root / "README.md").read_text(encoding="utf-8")
     assert (root / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_workflow_runs_the_command_of_ci_and_nothing_else(root):
+    workflow = yaml.safe_load((root / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    assert [step["run"].split()[-1] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert job["runs-on"].startswith("ubuntu") and workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_citation_names_this_package_and_the_paper(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert "arxiv.org/abs/2305.18290" in citation["references"][0]["url"]
+    assert citation["references"][0]["url"] in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_map_in_the_readme_is_that_of_today(root, build):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- map -->\n\n{build.folder_map()}\n\n<!-- end of map -->" in readme, "run `python3 lab.py map`"
+    for path in (root / "toylib").rglob("*.py"):
+        assert path.name == "__init__.py" or re.search(rf"`{path.stem}(\.py)?`", build.folder_map()), path.name
+
+
+def test_the_map_is_written_between_its_marks_and_nothing_else_changes(build, root, tmp_path):
+    build.ROOT, readme = tmp_path, tmp_path / "README.md"
+    (tmp_path / "toylib" / "wing").mkdir(parents=True)
+    (tmp_path / "toylib" / "__init__.py").write_text('"""All. Read them in this order: one, two."""\n\n\n')
+    for name, text in (("one", "First? Yes."), ("two", "Second."), ("__main__", "Starts."), ("wing/three", "Third.")):
+        (tmp_path / "toylib" / f"{name}.py").write_text(f'"""{text}"""\n')
+    (tmp_path / "toylib" / "wing" / "__init__.py").write_text('"""Wing."""\n')
+    for old in ("", "old\n"):
+        readme.write_text(f"before\n<!-- map -->\n{old}<!-- end of map -->\nafter\n", encoding="utf-8")
+        build.main("map", [])
+        written = readme.read_text(encoding="utf-8")
+        assert written.startswith("before\n<!-- map -->\n\n|") and written.endswith("|\n\n<!-- end of map -->\nafter\n")
+        assert written.count("| `one.py` | 1 | First? |\n") == 1 and "| `__init__.py` | 3 | All. |\n" in written
+        assert "| `wing/` | 2 | Wing. `three` 1 |\n| all | 8 | |\n" in written
+    readme.write_text("no marks\n")
+    with pytest.raises(SystemExit) as caught:
+        build.main("map", [])
+    assert "<!-- map -->" in sentence(caught) and readme.read_text() == "no marks\n"
+
+
+def test_contributing_is_one_page_and_names_files_that_are_there(root):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    named = set(re.findall(r"[\w./]+/[\w.]+\.py|\.ci/run|lab\.py", text))
+    assert len(named) > 4
+    assert not [name for name in named if not ((root / name).is_file() or (root / "toylib" / name).is_file())]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("data/support/train.jsonl", "eol: lf"),
+        ("data/text/refund.toml", "eol: lf"),
+        ("data/results/length.csv", "eol: lf"),
+        ("data/support-lm/tokenizer.json", "eol: lf"),
+        ("notebooks/01_four_numbers.ipynb", "eol: lf"),
+        ("toylib/loss.py", "eol: lf"),
+        (".ci/run", "eol: lf"),
+        ("data/support-lm/model.safetensors", "text: unset"),
+        ("data/results/beta_lab.png", "text: unset"),
+    ],
+)
+def test_git_changes_no_line_end_of_text_and_no_byte_of_the_rest(root, name, expected):
+    done = subprocess.run(
+        ["git", "check-attr", "text", "eol", "--", name], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    assert f"{name}: {expected}" in done.stdout
+    assert expected == "text: unset" or b"\r" not in (root / name).read_bytes()
 
 
 def test_no_tracked_file_names_a_registry_or_a_place_on_one_machine(root):

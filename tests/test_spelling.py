@@ -13,7 +13,17 @@ from conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [
     *(path for folder in ("", "toylib", "data") for path in sorted((ROOT / folder).glob("*.py"))),
-    *(ROOT / name for name in ("README.md", "data/README.md", "pyproject.toml", "environment.yml")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CITATION.cff",
+            "data/README.md",
+            "pyproject.toml",
+            "environment.yml",
+        )
+    ),
     *NOTEBOOKS,
 ]
 
