@@ -165,3 +165,65 @@ def test_a_model_that_ignores_positions_is_found_out_by_the_probe(monkeypatch):
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda position_ids, **inputs: forward(**inputs))
     assert "nats away from the definition's" in why_not_shared(model, pairs_of_tokens(2))
+
+
+# Architectures that a shared-prompt row suits or not, as built by `build_any`: None, or a part of the verdict.
+VERDICTS = {
+    "llama": None,
+    "gpt2": None,
+    "opt": None,
+    "gemma2": None,
+    "gemma3_text": None,
+    "mistral": None,
+    "cohere": None,
+    "mixtral": None,
+    "mpt": "away from the definition's",
+    "bloom": "does not take such a row",
+    "falcon": None,
+    "falcon, alibi": "does not take such a row",
+    "mistral, window 8": "a layer's attention window is 8",
+    "mamba": "does not take such a row",
+}
+SPECIAL = {
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "expansion_ratio": 2},
+    "bloom": {"n_head": 4, "n_layer": 2},
+    "falcon": {"head_dim": None},
+    "cohere": {"logit_scale": 0.1},
+    "mixtral": {"num_local_experts": 4, "router_jitter_noise": 0.0},
+}
+CHANGES = {"alibi": {"alibi": True}, "window 8": {"sliding_window": 8}}
+
+
+def build_any(name, dtype=torch.float32):
+    """Return a random model of an architecture of `VERDICTS`, its matrices large enough for peaked predictions."""
+    kind, _, change = name.partition(", ")
+    settings = SMALL | GROUPED | SPECIAL.get(kind, {}) | CHANGES.get(change, {})
+    if kind in ("gpt2", *ARCHITECTURES):
+        return build(kind, dtype=dtype, **CHANGES.get(change, {}))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{k: v for k, v in settings.items() if v is not None})
+    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn_like(weight) * 0.25)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", VERDICTS)
+def test_the_probe_knows_which_architectures_a_row_suits(name, dtype):
+    model, pairs = build_any(name, dtype), pairs_of_tokens(6)
+    verdict = why_not_shared(model, pairs)
+    assert verdict is None if VERDICTS[name] is None else VERDICTS[name] in verdict
+    if verdict is None and dtype == torch.float32:
+        ours, definition = both_ways(model, pairs)
+        assert (ours - definition).abs().max() < 2e-3
+
+
+def test_a_model_that_counts_positions_itself_is_found_out_where_both_replies_are_short():
+    """ALiBi shifts a bias by the other reply's length: nearly nothing for one token, and a lot for 64."""
+    rows = [{"number": 1, "prompt": [5, 6, 7, 8], "chosen": [2], "rejected": [2]}]
+    for name in ("mpt", "bloom", "falcon, alibi"):
+        assert why_not_shared(build_any(name), rows) is not None, name

@@ -222,3 +222,41 @@ def test_one_step_equals_an_adamw_step_written_by_hand(beta, clips):
         gradient = gradient / max(1.0, norm.item() + 1e-6)
         expected = before - 1e-3 * gradient / (gradient.abs() + 1e-8)
         torch.testing.assert_close(after.detach(), expected.detach(), rtol=0, atol=1e-7)
+
+
+def test_only_what_requires_a_gradient_is_trained():
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(tiny_model(), peft.LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.1)  # an adapter that has learned something: the reference includes it
+    policy, history = train(adapted, steps=3)
+    assert history["loss"].iloc[0] == pytest.approx(LN2, abs=1e-6) and history["loss"].iloc[-1] < LN2
+    trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    for (name, before), after in zip(adapted.named_parameters(), policy.parameters(), strict=True):
+        assert torch.equal(before, after) == (name not in trained), name
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(ValueError) as caught:
+        train(frozen_copy(tiny_model()))
+    assert "no weight of the model requires a gradient" in one_sentence(caught)
+
+
+def test_token_ids_that_the_model_does_not_know_are_refused_with_their_row():
+    with pytest.raises(ValueError) as caught:
+        train(tiny_model(vocab_size=20))
+    assert "train row" in one_sentence(caught) and "the model knows 20 tokens" in one_sentence(caught)
+
+
+def test_weights_that_an_update_breaks_are_named_and_never_returned(monkeypatch):
+    class Breaks(torch.optim.SGD):
+        def step(self):
+            self.param_groups[0]["params"][-1].data.fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim, "AdamW", lambda weights, lr, weight_decay: Breaks(weights, lr))
+    with pytest.raises(FloatingPointError) as caught:
+        train(steps=1)
+    assert "the weights are not finite after step 1" in one_sentence(caught)

@@ -170,17 +170,49 @@ def test_dropout_is_off_in_every_form(make):
     assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
 
 
-def test_a_peft_model_trains_its_adapters_against_its_base(make):
+def adapted(init=True, **settings):
     peft = pytest.importorskip("peft")
-    model = tiny_model(0)
-    before = fingerprint(model)
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.3))
-    trainer = make(adapted, learning_rate=3e-2, max_steps=12)
+    settings = {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.3, "init_lora_weights": init} | settings
+    return peft.get_peft_model(tiny_model(0), peft.LoraConfig(**settings))
+
+
+@pytest.mark.parametrize("init", [True, False, "pissa", "olora"])
+def test_a_peft_model_trains_its_adapters_against_itself_as_it_was_given(make, init):
+    model = adapted(init)
+    start = frozen_copy(model)
+    with torch.no_grad():
+        batch = collate(tokenize_pairs(MORE, tiny_tokenizer()), 0)
+        expected = torch.stack(sequence_logps(start, **batch).chunk(2), dim=1)
+    trainer = make(model, learning_rate=3e-2, max_steps=12)
+    mark = reference_mark(start)
     trainer.train()
     assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6) and logged(trainer)[-1] < 0.6
-    assert trainer.identity["reference"] == reference_mark(adapted, without=("lora_",))
-    assert fingerprint(frozen_copy(adapted)) == before
+    assert trainer.identity["reference"] == mark != reference_mark(model)
+    found = torch.tensor([row["ref_logps"] for row in trainer.train_dataset])
+    assert torch.allclose(found.float(), expected, atol=1e-4)
+    with model.disable_adapter(), start.disable_adapter():
+        assert torch.equal(sequence_logps(model, **batch), sequence_logps(start, **batch))  # the base did not move
+
+
+def test_a_copy_of_an_adapted_model_is_the_same_reference_as_the_model(make):
+    model = adapted(False)
+    trainer = make(model, ref_model=frozen_copy(model))
+    trainer.train()
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_mark_of_a_reference_covers_an_adapter_once_it_adds_something():
+    model = adapted()
+    mark = reference_mark(model)
+    matrices = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+    next(weight for name, weight in matrices.items() if "lora_A" in name).data.add_(1)
+    assert reference_mark(model) == mark  # the other factor is zero, so nothing changed
+    next(weight for name, weight in matrices.items() if "lora_B" in name).data.add_(1)
+    changed = reference_mark(model)
+    assert changed != mark
+    next(weight for name, weight in matrices.items() if "lora_A" in name).data.add_(1)
+    assert reference_mark(model) not in (mark, changed)
 
 
 def test_long_prompts_are_cut_and_long_replies_dropped_and_both_are_counted(make, capsys):
@@ -191,13 +223,13 @@ def test_long_prompts_are_cut_and_long_replies_dropped_and_both_are_counted(make
     assert [row["number"] for row in trainer.train_dataset] == [1, 2, 3, 4, 5]
 
 
-def test_the_fallback_is_said_and_gives_the_same_losses(make, monkeypatch, capsys):
+def test_the_fallback_is_said_and_gives_the_same_losses(make, monkeypatch, caplog):
     shared = make()
     shared.train()
     monkeypatch.setattr("toylib.engine.trainer.why_not_shared", lambda *_: "its window is 4")
     textbook = make()
     textbook.train()
-    assert "prompts are not shared: its window is 4" in capsys.readouterr().out
+    assert "prompts are not shared: its window is 4" in caplog.text
     assert logged(shared) == pytest.approx(logged(textbook), abs=1e-5)
 
 
@@ -353,7 +385,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(make):
 # Checkpoints.
 
 
-def test_a_policy_with_a_window_is_found_out_though_its_reference_has_none(make, capsys):
+def test_a_policy_with_a_window_is_found_out_though_its_reference_has_none(make, caplog):
     from transformers import MistralConfig, MistralForCausalLM
 
     shape = {
@@ -365,7 +397,7 @@ def test_a_policy_with_a_window_is_found_out_though_its_reference_has_none(make,
     }
     policy = MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=2, sliding_window=4)).eval()
     make(policy, ref_model=tiny_model(1))
-    assert "a layer's attention window is 4" in capsys.readouterr().out
+    assert "a layer's attention window is 4" in caplog.text
 
 
 def test_a_pair_longer_than_the_model_has_positions_is_named(make):
@@ -693,7 +725,7 @@ def test_whatever_the_numbers_depend_on_makes_another_cache(make, tmp_path, chan
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "one number changed", "another run's", "not finite"])
-def test_a_damaged_or_foreign_cache_is_never_used(make, tmp_path, how, capsys):
+def test_a_damaged_or_foreign_cache_is_never_used(make, tmp_path, how, caplog):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -713,15 +745,15 @@ def test_a_damaged_or_foreign_cache_is_never_used(make, tmp_path, how, capsys):
     else:
         save_file({"logps": logps * float("nan")}, path, metadata=marks)
     assert [row["ref_logps"] for row in make().train_dataset] == good
-    assert "computed anew" in capsys.readouterr().out
+    assert "computed anew" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(make, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(make, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "file"))
     trainer = make()
     trainer.train()
-    assert "were not cached" in capsys.readouterr().out and len(logged(trainer)) == 6
+    assert "were not cached" in caplog.text and len(logged(trainer)) == 6
 
 
 # The command line.

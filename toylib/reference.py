@@ -1,4 +1,4 @@
-"""The reference: a frozen copy of the policy as it was, and proof that it stays so."""
+"""The reference: a frozen copy of the policy as it was, and a fingerprint that shows whether it changed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ import torch
 
 
 def frozen_copy(model):
-    """A copy of `model` in eval mode that takes no gradient and shares no storage with it.
+    """Return a copy of `model` in eval mode that takes no gradient and shares no storage with it.
 
-    Weight tying inside the model, dtype and device are kept. Of a PEFT model, the copy is the base without adapters.
+    The copy computes what `model` computes now, a PEFT model's adapters included. Weight tying inside the model, dtype
+    and device are kept.
     """
-    if hasattr(model, "unload") and hasattr(model, "peft_config"):
-        copied = copy.deepcopy(model).unload()
-    else:
-        copied = copy.deepcopy(model)
-    return copied.eval().requires_grad_(False)
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def fingerprint(model, without=()) -> str:
-    """A short SHA-256 (16 hex digits) over the sorted names, shapes, dtypes and bytes of a model's tensors.
+    """Return a short SHA-256 (16 hex digits) over the sorted names, shapes, dtypes and bytes of a model's tensors.
 
-    The same after saving and loading and on any device; another as soon as one bit of one weight changes. Names that
-    contain a string of `without` are left out, such as a PEFT model's adapters ("lora_").
+    It stays the same after saving and loading and on any device, and changes with any bit of any weight. Names that
+    contain a string of `without` are left out.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -37,12 +34,12 @@ def fingerprint(model, without=()) -> str:
 
 
 def shares_storage(model, other) -> bool:
-    """Whether any parameter of `other` lives in the same memory as one of `model`: a reference like that moves along."""
+    """Return whether a parameter of `other` lives in the same memory as one of `model`, and so moves along with it."""
     held = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return any(parameter.untyped_storage().data_ptr() in held for parameter in other.parameters())
 
 
 def check_reference(model, ref_model) -> None:
-    """`ValueError` if `ref_model` (None: one will be made) shares weights with `model`."""
+    """Raise `ValueError` if `ref_model` shares weights with `model`. None is fine, because a copy will be made."""
     if ref_model is not None and shares_storage(model, ref_model):
         raise ValueError("ref_model shares weights with the model: pass frozen_copy(model), or leave it out")

@@ -1,4 +1,4 @@
-"""DPO, the loop to read. Shown in notebook 04. (`python -m toylib` is the command line, in `cli`.)"""
+"""DPO, the loop to read. Shown in notebook 04. The command line, `python -m toylib`, trains with `engine.trainer`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference, frozen_copy
-from toylib.tokens import collate, tokenize_pairs
+from toylib.tokens import check_vocabulary, collate, tokenize_pairs
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-METRICS += ("logps/chosen", "logps/rejected")  # TRL's names, of what is logged beside the loss
+METRICS += ("logps/chosen", "logps/rejected")  # logged with the loss, under TRL's names
 
 
 def train_dpo(
@@ -34,29 +34,32 @@ def train_dpo(
     seed=0,
     on_step=None,
 ):
-    """Train a copy of `model` on preference pairs; returns `(policy, history)`. `model` itself is left untouched.
+    """Train a copy of `model` on preference pairs and return `(policy, history)`. `model` itself is left untouched.
 
-    `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or a frozen copy of `model`.
-    AdamW at a constant `learning_rate`, gradient norm clipped to 1, dropout off, batches drawn by `seed`. The default
-    rate suits the shipped model of 0.6M parameters; one of 100M parameters and more wants 1e-6 to 5e-6.
+    `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or `model` as it is given,
+    adapters included. Weights that require no gradient, such as a LoRA model's base, are not trained. AdamW runs at a
+    constant `learning_rate` without dropout, the gradient norm is clipped to 1, and `seed` draws the batches. The
+    default rate suits the shipped model of 0.6M parameters. A model of 100M parameters or more needs 1e-6 to 5e-6.
 
     `history` is a DataFrame indexed by step (1, 2, …), its columns named as in TRL: each row was measured on that
     step's batch before its update. With `eval_pairs` there are `eval_` columns, measured after the update, at ten
     places of the run or more. `on_step(step, metrics, policy)` is called after each update, and what it puts into `metrics`
     joins the history. An interrupt (Ctrl-C, the notebook's stop button) ends training early and keeps what there is.
 
-    Raises `ValueError` for settings that no loss can use, for pairs that cannot be tokenised and for a reference that
-    shares weights with the policy; `FloatingPointError`, naming the step, when a loss is not finite.
+    Raises `ValueError` for settings that no loss can use, pairs that cannot be tokenised, a model without weights to
+    train, and a reference that shares weights with the policy; `FloatingPointError`, naming the step, when a loss, a
+    gradient or a weight is not finite.
     """
     import pandas
 
     settings = LossSettings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
+    check_vocabulary(model, {"train": rows, "eval": eval_rows or []})
     check_reference(model, ref_model)
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
-    policy = copy.deepcopy(model).requires_grad_(True).eval()  # eval mode: no dropout, so the first loss is ln 2
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
+    policy = copy.deepcopy(model).eval()  # eval mode: no dropout, so the first loss is ln 2
+    optimizer = torch.optim.AdamW(trained_weights(policy), lr=learning_rate, weight_decay=0.0)
     history, started = [], time.monotonic()
     try:
         for step, indices in enumerate(batches(len(rows), batch_size, steps, seed), start=1):
@@ -74,10 +77,19 @@ def train_dpo(
     return policy, pandas.DataFrame(history, columns=None if history else ["step"]).set_index("step")
 
 
+def trained_weights(model) -> list[torch.nn.Parameter]:
+    """Return the parameters of `model` that require a gradient. Raises `ValueError` if there are none."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weights:
+        raise ValueError("no weight of the model requires a gradient: call model.requires_grad_(True) to train it")
+    return weights
+
+
 def optimizer_step(loss, optimizer, model, where) -> float:
     """Make one update with the gradient norm clipped to 1. Return the norm before clipping.
 
-    Raises `FloatingPointError`, naming `where`, if the loss or the gradient is not finite. The weights are then unchanged.
+    Raises `FloatingPointError`, naming `where`, if the loss or the gradient is not finite, in which case the weights
+    are unchanged, or if a weight is not finite after the update.
     """
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()} at {where}: lower the rate")
@@ -87,11 +99,13 @@ def optimizer_step(loss, optimizer, model, where) -> float:
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient is not finite at {where}: lower the rate")
     optimizer.step()
+    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise FloatingPointError(f"the weights are not finite after {where}: lower the rate")
     return norm
 
 
 def batch_loss(policy, reference, batch, settings):
-    """The mean loss of a collated batch, with its gradient, and its metrics as floats under TRL's names.
+    """Return the mean loss of a collated batch, with its gradient, and its metrics as floats under TRL's names.
 
     `settings` are `LossSettings`. Rewards carry β; log-probs are nats per reply.
     """
@@ -104,7 +118,7 @@ def batch_loss(policy, reference, batch, settings):
 
 
 def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps):
-    """What is logged of each pair, without gradient: `(batch, 1 + len(METRICS))`, the loss and then `METRICS`."""
+    """Return what is logged of each pair, without gradient: `(batch, 1 + len(METRICS))`, the loss and then `METRICS`."""
     right = (chosen_rewards > rejected_rewards).to(losses.dtype)
     rewards = (chosen_rewards, rejected_rewards, chosen_rewards - rejected_rewards, right)
     return torch.stack((losses, *rewards, chosen_logps, rejected_logps), dim=1).detach()
@@ -112,7 +126,7 @@ def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, reject
 
 @torch.no_grad()
 def evaluate_dpo(policy, reference, tokenizer, rows, settings, batch_size=24):
-    """The metrics of `batch_loss` over tokenised pairs (`tokenize_pairs`), averaged over pairs, named `eval_…`."""
+    """Return the metrics of `batch_loss` over tokenised pairs, averaged over pairs, under the names `eval_…`."""
     totals = {}
     for part in slices(rows, batch_size):
         _, metrics = batch_loss(policy, reference, collate(part, tokenizer.pad_token_id, policy.device), settings)
@@ -128,7 +142,7 @@ def slices(rows, size):
 
 
 def batches(count, batch_size, steps, seed):
-    """`steps` lists of indices below `count`: every index once, in an order drawn by `seed`, before any comes again."""
+    """Yield `steps` lists of indices below `count`. Each index comes once, in an order drawn by `seed`, before any repeats."""
     if steps < 0 or batch_size < 1:
         raise ValueError(f"steps must be at least 0 and batch_size at least 1, got {steps!r} and {batch_size!r}")
     if steps and count < 1:
@@ -143,13 +157,13 @@ def batches(count, batch_size, steps, seed):
 
 
 def print_progress(step, steps, metrics, started):
-    """The line of a run of DPO: step, loss, accuracy, and the seconds left."""
-    said = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
-    progress_line(f"step {step}/{steps}  {said}", step, steps, started)
+    """Print step, loss and accuracy of a DPO run in place, with the estimated time remaining."""
+    measured = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
+    progress_line(f"step {step}/{steps}  {measured}", step, steps, started)
 
 
-def progress_line(said, step, steps, started):
-    """What is said of a step, on one line that overwrites itself, and the seconds left while there are any."""
+def progress_line(text, step, steps, started):
+    """Print `text` in place, with the estimated time remaining. `started` is a `time.monotonic()`."""
     left = (time.monotonic() - started) / step * (steps - step)
     tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
-    print(f"\r{said}{tail}", end="", flush=True)
+    print(f"\r{text}{tail}", end="", flush=True)

@@ -1,7 +1,7 @@
-"""Reference log-probs, computed once and kept on disk: a second run over the same pairs starts at once.
+"""A content-addressed cache of reference log-probs: a second run over the same pairs starts at once.
 
-Never stale, never damaged: the name of a file is the hash of everything its numbers depend on; the file carries that
-name and a hash of its numbers. Anything that does not fit is computed anew.
+The name of a file is the hash of everything its numbers depend on, and the file carries that name and a hash of its
+numbers. Entries with a wrong key or checksum are recomputed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ import torch
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from toylib.engine.checkpoints import adapters
+from toylib.engine.messages import log_once
 from toylib.engine.prefix_sharing import pair_logps, row_length
 from toylib.reference import fingerprint
 
-LAYOUT = 1  # raise it whenever the same pairs would be scored differently: every older file is then left alone
+LAYOUT = 1  # raise it when the same pairs would be scored differently, so that older files are not used
 
 
 def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, accelerator, size) -> None:
     """Give every tokenised pair of every set its `ref_logps` (chosen, rejected; nats), from the cache or anew.
 
-    Each of `sets`, lists of rows by name, is scored and kept by itself: what is held out changes no digit of the
-    training pairs' numbers. `mark` is the reference's (`reference_mark`); the rest is as for `reference_logps`.
+    Each of `sets`, lists of rows by name, is scored and cached by itself, so the held-out pairs change no digit of the
+    training pairs' log-probs. `mark` is from `reference_mark`, and the rest is as for `reference_logps`.
     """
     how = {"layout": collate_inputs.__name__, "precision": accelerator.mixed_precision, "dtype": str(reference.dtype)}
     how |= {"device": accelerator.device.type, "attention": reference.config._attn_implementation}
@@ -49,10 +51,10 @@ def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, acc
 
 @torch.no_grad()
 def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, size):
-    """The reference's log-probs of tokenised pairs, `(count, 2)` in float64 on the CPU: chosen, rejected, in nats.
+    """Return the reference's log-probs of tokenised pairs, `(count, 2)` in float64 on the CPU: chosen, rejected, in nats.
 
-    `size` pairs at a time, put side by side by `collate_inputs` (`rows.collate_rows` or `tokens.collate`) and
-    scored in the precision of `accelerator`, which is the policy's. Several processes score a share each.
+    `collate_inputs` (`collate_rows` or `tokens.collate`) puts `size` pairs at a time into one batch. It is scored in the
+    precision of `accelerator`, which is the policy's. Several processes score a share each.
     """
     order = sorted(range(len(rows)), key=lambda i: row_length(rows[i]))
     parts = [order[i : i + size] for i in range(0, len(rows), size)][
@@ -74,7 +76,7 @@ def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, 
 
 @contextlib.contextmanager
 def placed_on(model, device):
-    """`model` on `device` while open, then back where it was; one that `device_map` has spread over several stays."""
+    """Hold `model` on `device`, then put it back. A model that `device_map` has spread over several devices stays."""
     before = next(model.parameters()).device
     spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
     moved = not spread and before not in (torch.device(device), torch.device("meta"))
@@ -87,27 +89,43 @@ def placed_on(model, device):
             model.to(before)
 
 
-def reference_mark(reference, without=()) -> str:
-    """A fingerprint of what the reference computes: its weights, its class and its configuration (rope, windows, …)."""
+def reference_mark(reference) -> str:
+    """Return a fingerprint of what the reference computes: weights, adapters, class and configuration (rope, windows, …).
+
+    It does not depend on a LoRA adapter that adds nothing yet, so a resumed run may draw that adapter anew. Raises
+    `ValueError` for weights that are offloaded.
+    """
     if any(parameter.is_meta for parameter in reference.parameters()):
         raise ValueError(
             "the reference has weights that are offloaded, which cannot be told from another's: load it onto the CPU "
             "or onto GPUs, without offload"
         )
     config = reference.config.to_dict()
-    passing = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "generation_config")
-    config = {k: v for k, v in config.items() if k not in passing and not k.endswith("_token_id")}
-    text = json.dumps([fingerprint(reference, without), type(reference).__name__, config], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    irrelevant = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "generation_config")
+    config = {k: v for k, v in config.items() if k not in irrelevant and not k.endswith("_token_id")}
+    parts = [fingerprint(reference, without=idle_adapters(reference)), type(reference).__name__, config]
+    if hasattr(reference, "peft_config"):
+        parts += [adapters(reference), str(reference.active_adapter)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def idle_adapters(model) -> list[str]:
+    """Return the names of the LoRA matrices whose partner is zero, so that their product adds nothing."""
+    tensors, idle = model.state_dict(), []
+    for name in tensors:
+        partner = name.replace("lora_A.", "lora_B.").replace("lora_embedding_B.", "lora_embedding_A.")
+        if partner != name and partner in tensors and not tensors[partner].any():
+            idle.append(name)
+    return idle
 
 
 def cache_folder() -> Path:
-    """`$TOYLIB_CACHE`, or `~/.cache/toylib`."""
+    """Return `$TOYLIB_CACHE`, or `~/.cache/toylib`."""
     return Path(os.environ.get("TOYLIB_CACHE") or Path.home() / ".cache" / "toylib")
 
 
 def cache_key(reference: str, rows, **how) -> str:
-    """64 hex digits over the reference's fingerprint, the token ids of every pair, and `how` they are scored.
+    """Return 64 hex digits over the reference's fingerprint, the token ids of every pair, and `how` they are scored.
 
     Token ids stand for the data, the tokenizer, its chat template, the end-of-sequence policy and the cut at once.
     `how` is whatever else changes a digit: precision, layout, attention, device.
@@ -119,7 +137,7 @@ def cache_key(reference: str, rows, **how) -> str:
 
 
 def load_cached(key: str, count: int):
-    """The log-probs saved under `key`, `(count, 2)` in float64: chosen, rejected. None if there are none to trust."""
+    """Return the log-probs saved under `key`, `(count, 2)` in float64: chosen, rejected. None if none can be trusted."""
     from safetensors import SafetensorError, safe_open
 
     path = cache_folder() / f"{key[:32]}.safetensors"
@@ -129,16 +147,16 @@ def load_cached(key: str, count: int):
         with safe_open(path, framework="pt") as file:
             marks, logps = file.metadata() or {}, file.get_tensor("logps")
     except (SafetensorError, OSError, ValueError, KeyError) as problem:
-        print(f"{path.name}: a damaged cache of reference log-probs, computed anew ({problem})")
+        log_once(f"{path.name}: a damaged cache of reference log-probs, computed anew ({problem})")
         return None
     if marks != {"key": key, "sha256": _hash(logps)} or logps.shape != (count, 2) or not logps.isfinite().all():
-        print(f"{path.name}: a cache of reference log-probs that does not fit its own mark, computed anew")
+        log_once(f"{path.name}: a cache of reference log-probs that does not fit its own mark, computed anew")
         return None
     return logps
 
 
 def save_cached(key: str, logps) -> None:
-    """Save `(count, 2)` log-probs under `key`, whole or not at all. A full disk costs the cache, not the run."""
+    """Save `(count, 2)` log-probs under `key`, whole or not at all. A full disk is logged and does not stop the run."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -149,7 +167,7 @@ def save_cached(key: str, logps) -> None:
         save_file({"logps": logps}, unfinished, metadata={"key": key, "sha256": _hash(logps)})
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as problem:
-        print(f"reference log-probs were not cached in {path.parent}: {problem}")
+        log_once(f"reference log-probs were not cached in {path.parent}: {problem}")
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

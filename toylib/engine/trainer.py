@@ -1,42 +1,54 @@
-"""DPO as a thin `transformers.Trainer`, the one to use; `train.train_dpo` is the loop to read."""
+"""DPO as a thin `transformers.Trainer`, the one to use. `train.train_dpo` is the loop to read."""
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from dataclasses import asdict
 
 import torch
 
 from toylib.engine.checkpoints import SafeTrainer
+from toylib.engine.checks import (
+    check_arguments,
+    check_models,
+    check_pairs,
+    check_savable,
+    switch_off_noise,
+    warn_about,
+)
+from toylib.engine.collator import NOT_MODEL_INPUTS, Collator
+from toylib.engine.messages import log_once
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.engine.reference_cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped
 from toylib.loss import LossSettings, dpo_loss
-from toylib.reference import check_reference
-from toylib.tokens import check_vocabulary, collate, tokenize_pairs
+from toylib.tokens import collate, tokenize_pairs
 from toylib.train import METRICS, metrics_table
-
-BESIDE = ("ref_logps", "lengths", "numbers")  # what a batch holds beside the model's inputs
 
 
 class DPOTrainer(SafeTrainer):
-    """`transformers.Trainer` for DPO and its relatives (`dpo_loss`), on pairs as from `load_preferences`.
+    """Train by DPO or a relative (`dpo_loss`) on pairs as from `load_preferences`, with `transformers.Trainer`.
 
     `args` are ordinary `TrainingArguments`: accumulation, checkpoints, autocast (`bf16`, `fp16`), gradient
-    checkpointing, `report_to`, several processes under `torchrun`. `model` may be a PEFT model. The reference is
-    `ref_model`, or `model` as it is now (of a PEFT model: its base); its log-probs are computed once, here, and cached
-    on disk (`toylib.engine.reference_cache`), so no second model stays in memory. `average_logps=True` divides log-probs by the
-    reply's length, as TRL's `ipo` does. Metrics have TRL's names; log-probs are nats a reply, rewards carry β.
+    checkpointing, `report_to`, several processes under `torchrun`. They are copied. `train_sampling_strategy` is by
+    length unless it is "sequential". `model` may be a PEFT model. What requires a gradient is trained.
 
-    Pairs go through the model as shared-prompt rows (`toylib.engine.prefix_sharing`), or, where the model cannot take those, as two
-    sequences each (`toylib.logps`), and the log says which. Prompts that do not fit `max_length` are cut from their
-    left, pairs whose reply alone is too long are dropped, both are counted and printed. Dropout is switched off.
+    The reference is `ref_model`, or `model` as it is now, adapters included. Its log-probs are computed once, here,
+    and cached on disk (`reference_cache`), so no second model stays in memory. `average_logps=True` divides log-probs
+    by the reply's length, as TRL's `ipo` does. Metrics have TRL's names and are means over pairs; log-probs are in
+    nats per reply, and rewards carry β. If the last accumulated batch of an epoch is smaller, its pairs weigh more in
+    the update, as they do in TRL.
 
-    Raises `ValueError` for what cannot be used; `FloatingPointError`, naming the rows, for a loss or a gradient that is
-    not finite: the weights before it are in `output_dir/last-finite`. `train_sampling_strategy`: length or "sequential".
+    Pairs go through the model as shared-prompt rows (`prefix_sharing`). Where the model cannot take those, each pair
+    becomes two sequences (`toylib.logps`), and the log says so. Prompts that do not fit `max_length` are cut from
+    their left, pairs whose reply alone is too long are dropped, and both are counted. Dropout, LayerDrop and router
+    jitter are switched off, and a router's auxiliary loss is left out.
+
+    Raises `ValueError` for what cannot be used, and `FloatingPointError`, naming the rows, for a loss or a gradient
+    that is not finite. The weights before that step are in `output_dir/last-finite`.
     """
 
-    _seen = None  # sums over the pairs since the last log, by metric, and their number
+    _sums = None  # over the pairs since the last log: the columns of `metrics_table`, then the number of pairs
     loss_is_scaled_for_ga = False  # our loss is a mean over pairs: the Trainer divides it by the accumulation steps
 
     def __init__(
@@ -56,75 +68,54 @@ class DPOTrainer(SafeTrainer):
         optimizers=(None, None),
     ):
         self.loss_settings = asdict(LossSettings(beta, loss_type, label_smoothing))
-        if processing_class is None:
-            raise ValueError("processing_class is missing: pass the model's tokenizer")
-        check_reference(model, ref_model)
-        if args.n_gpu > 1:
-            args._n_gpu = 1  # rows with masks of their own do not split over the Trainer's DataParallel
-            print("several GPUs, one process: using the first; `torchrun --nproc_per_node …` uses them all")
-        args.remove_unused_columns = False
+        check_arguments(model, args, processing_class, max_length)
+        args = own_arguments(args)
         self.average_logps = average_logps
         self.data_seed = args.seed if args.data_seed is None else args.data_seed
-        switch_off_dropout(model)
-        rows = {"train": tokenize_pairs(train_dataset, processing_class, max_length)}
-        several = isinstance(eval_dataset, dict)
-        sets = {f"eval_{name}": pairs for name, pairs in eval_dataset.items()} if several else {"eval": eval_dataset}
-        for name, pairs in sets.items() if eval_dataset is not None else ():
-            rows[name] = sorted(tokenize_pairs(pairs, processing_class, max_length), key=row_length)
-        check_vocabulary(model, rows)
+        switch_off_noise(model)
+        rows = tokenized_sets(train_dataset, eval_dataset, processing_class, max_length)
+        check_models(model, ref_model, rows)
         pad, known = processing_class.pad_token_id, model.config.get_text_config().vocab_size
         self.pad_token_id = pad if pad is not None and pad < known else processing_class.eos_token_id  # never looked at
+        several = isinstance(eval_dataset, dict)
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
             eval_dataset={name: rows[f"eval_{name}"] for name in eval_dataset} if several else rows.get("eval"),
             processing_class=processing_class,
-            data_collator=self.collate,
             compute_metrics=lambda seen: dict(zip(("loss", *METRICS), seen.predictions.mean(axis=0), strict=True)),
             callbacks=callbacks,
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # the older name of `loss_is_scaled_for_ga = False`
-        self.score_once((model if ref_model is None else ref_model).eval(), rows, ref_model is None)
+        check_savable(model, args)
+        warn_about(model, args)
+        self._score_references((model if ref_model is None else ref_model).eval(), rows)
 
-    def score_once(self, reference, sets, is_policy):
-        """Choose the layout, and have every row scored by the reference: by the policy's own base if `is_policy`."""
-        rows, device, pad = [row for part in sets.values() for row in part], self.args.device, self.pad_token_id
-        base = is_policy and hasattr(reference, "peft_config")
-        if base and not hasattr(reference.base_model, "prefix"):
-            raise ValueError("of PEFT models, only adapters inside layers (LoRA and its kin) can be trained")
-        with placed_on(reference, device), reference.disable_adapter() if base else contextlib.nullcontext():
-            problem = why_not_shared(reference, rows, pad, device)
-            problem = problem or (None if is_policy else why_not_shared(self.model, rows, pad))
-            if problem and self.is_world_process_zero():
-                print(f"prompts are not shared: {problem}. Two sequences a pair instead: the same loss, slower")
-            self.collate_inputs = collate if problem else collate_rows
-            size = max(self.args.train_batch_size, self.args.eval_batch_size)
-            mark = reference_mark(reference, (reference.base_model.prefix, "modules_to_save.") if base else ())
-            add_reference_logps(reference, mark, sets, self.collate_inputs, pad, self.accelerator, size)
+    def _score_references(self, reference, sets) -> None:
+        """Choose the layout, have `reference` score every pair of `sets`, and note both in the run's identity."""
+        rows = [row for part in sets.values() for row in part]
+        size = max(self.args.train_batch_size, self.args.eval_batch_size)
+        with placed_on(reference, self.args.device):
+            problem = why_not_shared(reference, rows, self.pad_token_id, self.args.device)
+            if problem is None and reference is not self.model:
+                problem = why_not_shared(self.model, rows, self.pad_token_id)
+            if problem:
+                log_once(f"prompts are not shared: {problem}. Each pair is two sequences: the same loss, slower")
+            collate_inputs = collate if problem else collate_rows
+            mark = reference_mark(reference)
+            add_reference_logps(reference, mark, sets, collate_inputs, self.pad_token_id, self.accelerator, size)
+        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
+        self.data_collator = Collator(collate_inputs, self.pad_token_id, dtype)
         self.identity |= {"reference": mark, "pairs": cache_key("", self.train_dataset)[:16], "seed": self.data_seed}
         self.identity |= {"pairs an update": self.get_total_train_batch_size(self.args)}
         self.identity |= {"average_logps": self.average_logps} | self.loss_settings
 
-    def collate(self, rows):
-        """A batch of rows as the model reads them, with reference log-probs, reply lengths and row numbers beside."""
-        if "ref_logps" not in rows[0]:
-            raise ValueError(
-                "the reference scores pairs once, at construction: pass held-out ones there (eval_dataset)"
-            )
-        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
-        beside = {
-            "ref_logps": torch.tensor([row["ref_logps"] for row in rows], dtype=dtype),
-            "lengths": torch.tensor([[len(row["chosen"]), len(row["rejected"])] for row in rows]),
-            "numbers": torch.tensor([row["number"] for row in rows]),
-        }
-        return self.collate_inputs(rows, self.pad_token_id) | beside
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The mean loss over the pairs of a batch; beside it, if asked, a table `(pairs, 1 + len(METRICS))`."""
-        ref_logps, lengths, numbers = (inputs[name] for name in BESIDE)
-        logps = torch.stack(pair_logps(model, {k: v for k, v in inputs.items() if k not in BESIDE}), dim=1)
+        """Return the mean loss over the pairs of a batch, and with `return_outputs` also its `metrics_table`."""
+        ref_logps, lengths, numbers = (inputs[name] for name in NOT_MODEL_INPUTS)
+        logps = torch.stack(pair_logps(model, {k: v for k, v in inputs.items() if k not in NOT_MODEL_INPUTS}), dim=1)
         scale = lengths if self.average_logps else 1
         losses, *_ = dpo_loss(*(logps / scale).unbind(1), *(ref_logps / scale).unbind(1), **self.loss_settings)
         chosen, rejected = (self.loss_settings["beta"] * (logps - ref_logps)).unbind(1)  # of whole replies, as TRL's
@@ -134,25 +125,26 @@ class DPOTrainer(SafeTrainer):
                 rows = ", ".join(map(str, numbers.tolist()))
                 raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.global_step + 1}, rows {rows}")
             sums = torch.cat([table.sum(dim=0), table.new_tensor([len(table)])])
-            self._seen = sums if self._seen is None else self._seen + sums
+            self._sums = sums if self._sums is None else self._sums + sums
         return (loss, table) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """No loss of its own for the Trainer, which would average over batches: the table, of which we take means."""
+        """Return per-pair metrics instead of a batch loss, so that evaluation averages over pairs."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             _, table = self.compute_loss(model, inputs, return_outputs=True)
         return None, table, table[:, 0]
 
     def log(self, logs, start_time=None):
-        if self._seen is not None and "loss" in logs:
-            *sums, count = self.accelerator.reduce(self._seen, "sum").tolist()
-            logs |= {name: value / count for name, value in zip(METRICS, sums[1:], strict=True)}
-            self._seen = None
+        """Log the loss and `METRICS` as means over all pairs since the last log line."""
+        if self._sums is not None and "loss" in logs:
+            *sums, count = self.accelerator.reduce(self._sums, "sum").tolist()
+            logs |= {name: value / count for name, value in zip(("loss", *METRICS), sums, strict=True)}
+            self._sums = None
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset=None):
-        self._seen = None  # a run begins: drop what an interrupted one had not logged
+        self._sums = None  # a new run begins, so drop what an interrupted one had not logged
         if getattr(self.args, "train_sampling_strategy", None) == "sequential":
             return super()._get_train_sampler(train_dataset)
         lengths = [row_length(row) for row in self.train_dataset]
@@ -160,11 +152,26 @@ class DPOTrainer(SafeTrainer):
         return LengthGrouped(lengths, size, lambda: self.data_seed + int(self.state.epoch or 0))
 
 
-def switch_off_dropout(model):
-    """Every kind of it, in place: a policy with dropout is not its own reference at step 0, and its loss not ln 2."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+def own_arguments(args):
+    """Return a copy of `TrainingArguments` with what our batches need: every column, and one device per process."""
+    args = copy.copy(args)
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # rows with masks of their own do not split over the Trainer's DataParallel
+        log_once("one process uses the first GPU only: start one per GPU with `torchrun --nproc_per_node …`")
+    args.remove_unused_columns = False
+    return args
+
+
+def tokenized_sets(train_dataset, eval_dataset, tokenizer, max_length) -> dict:
+    """Return the tokenised pairs by name: `train`, and `eval` or one `eval_NAME` per set, sorted by length."""
+    check_pairs(train_dataset, "train_dataset")
+    rows = {"train": tokenize_pairs(train_dataset, tokenizer, max_length)}
+    held_out = {"eval": eval_dataset}
+    if eval_dataset is None:
+        held_out = {}
+    elif isinstance(eval_dataset, dict):
+        held_out = {f"eval_{name}": pairs for name, pairs in eval_dataset.items()}
+    for name, pairs in held_out.items():
+        check_pairs(pairs, f"{name} set")
+        rows[name] = sorted(tokenize_pairs(pairs, tokenizer, max_length), key=row_length)
+    return rows

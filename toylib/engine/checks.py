@@ -1,0 +1,132 @@
+"""What `DPOTrainer` refuses, warns about and switches off before the first update."""
+
+from __future__ import annotations
+
+import tempfile
+
+import torch
+
+from toylib.engine.messages import log_once
+from toylib.preferences import FIELDS
+from toylib.reference import check_reference
+from toylib.tokens import check_vocabulary
+from toylib.train import trained_weights
+
+# The names under which transformers' modules keep a probability of noise as a plain number. `nn.Dropout` is apart.
+NOISE = ("dropout", "dropout_p", "dropout_prob", "dropout_rate", "attention_dropout", "attn_dropout", "attn_dropout_p")
+NOISE += ("activation_dropout", "hidden_dropout", "hidden_dropout_prob", "residual_dropout", "embedding_dropout")
+NOISE += ("attn_pdrop", "resid_pdrop", "embd_pdrop", "emb_pdrop", "token_dropout", "moe_token_dropout")
+NOISE += ("layerdrop", "jitter_noise", "router_jitter_noise", "input_jitter_noise", "moe_jitter_eps")
+
+
+def check_arguments(model, args, tokenizer, max_length) -> None:
+    """Raise `ValueError`, in one sentence, for a model, arguments or a tokenizer that `DPOTrainer` cannot use."""
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model must be a loaded model, got {model!r}: load it with toylib.load_model")
+    if args is None:
+        raise ValueError("args is missing: pass transformers.TrainingArguments(output_dir=…)")
+    if tokenizer is None:
+        raise ValueError("processing_class is missing: pass the model's tokenizer")
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+        raise ValueError(f"max_length must be a whole number of tokens, got {max_length!r}")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder model: DPOTrainer needs a causal language model, which "
+            "reads prompt and reply as one sequence"
+        )
+    if hasattr(model, "peft_config") and not hasattr(model.base_model, "prefix"):
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                "the adapter was added by the model's add_adapter, and the Trainer cannot resume such a model: "
+                "add it with peft.get_peft_model(model, config)"
+            )
+        raise ValueError("of PEFT models, only adapters inside layers (LoRA and its kin) can be trained")
+    trained_weights(model)
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError("fp16=True needs a GPU, because a CPU would train in fp32: use bf16=True or no autocast")
+
+
+def check_pairs(pairs, name) -> None:
+    """Raise `ValueError` if the data set `pairs`, which messages call `name`, is no list of preference pairs."""
+    if isinstance(pairs, dict):
+        raise ValueError(f"{name} is a dictionary of splits ({', '.join(pairs)}): pass one of them")
+    first = next(iter(pairs), None)
+    if first is None:
+        raise ValueError(f"{name} has no pairs")
+    missing = [field for field in FIELDS if field not in first]
+    if missing:
+        raise ValueError(
+            f"{name} has no {' and no '.join(missing)}, only {', '.join(first)}: bring it into the standard form with "
+            "toylib.load_preferences"
+        )
+
+
+def check_models(model, ref_model, rows) -> None:
+    """Raise `ValueError` for token ids that the model or `ref_model` does not know, or if the two share weights."""
+    check_vocabulary(model, rows)
+    if ref_model is not None:
+        try:
+            check_vocabulary(ref_model, rows)
+        except ValueError as problem:
+            raise ValueError(f"ref_model does not fit: {problem}") from None
+    check_reference(model, ref_model)
+
+
+def check_savable(model, args) -> None:
+    """Raise `ValueError` if the trained model could not be saved into `args.output_dir`.
+
+    A generation config that names a temperature without sampling cannot be saved. Such a config is mended by
+    `do_sample = True`, and the log says so.
+    """
+    if args.should_save:
+        try:
+            with tempfile.TemporaryFile(dir=args.output_dir):
+                pass
+        except OSError as problem:
+            raise ValueError(f"output_dir {args.output_dir} cannot be written: {problem.strerror}") from None
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
+        try:
+            generation.validate(strict=True)
+        except ValueError as problem:
+            raise ValueError(
+                f"the model's generation_config cannot be saved: {' '.join(str(problem).split())[:300]}"
+            ) from None
+        log_once("the model's generation_config names sampling settings without do_sample: it is set to True")
+
+
+def warn_about(model, args) -> None:
+    """Log a warning for weights too coarse for the learning rate, and for a router loss that is left out."""
+    weights, rate = trained_weights(model), args.learning_rate
+    count = sum(weight.numel() for weight in weights)
+    with torch.no_grad():
+        stuck = sum(int((weight - rate == weight).sum()) for weight in weights)
+    if rate > 0 and stuck > count / 2:
+        log_once(
+            f"an update of the size of learning_rate={rate:g} leaves {stuck / count:.0%} of the trained weights as they "
+            f"are in {weights[0].dtype}: load the model in float32 and use bf16=True"
+        )
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
+        log_once(
+            f"the router's auxiliary loss (router_aux_loss_coef={config.router_aux_loss_coef:g}) is left out: the loss "
+            "is that of DPO alone"
+        )
+
+
+def switch_off_noise(model) -> None:
+    """Switch off dropout, LayerDrop and router jitter in place.
+
+    A policy with noise differs from its own reference at step 0, and its first loss is not ln 2.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in NOISE:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
