@@ -25,6 +25,7 @@ MAY_IMPORT = {
 # Imports that leave these arrows, each inside a function or a file that only hands over.
 LAZY = {
     ("toylib/preferences.py", "toylib.engine.formats"),
+    ("toylib/tokens.py", "toylib.engine.rendering"),
     ("toylib/__init__.py", "toylib.engine.trainer"),
     ("toylib/__main__.py", "toylib.engine.cli"),
 }

@@ -5,35 +5,42 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference, frozen_copy
 from toylib.tokens import check_vocabulary, collate, tokenize_pairs
 
-METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+METRICS: tuple[str, ...] = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 METRICS += ("logps/chosen", "logps/rejected")  # logged with the loss, under TRL's names
 
 
 def train_dpo(
-    model,
-    tokenizer,
-    pairs,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[dict[str, Any]],
     *,
-    beta=0.1,
-    learning_rate=1e-4,
-    steps=40,
-    batch_size=24,
-    loss_type="sigmoid",
-    label_smoothing=0.0,
-    ref_model=None,
-    eval_pairs=None,
-    seed=0,
-    on_step=None,
-):
+    beta: float = 0.1,
+    learning_rate: float = 1e-4,
+    steps: int = 40,
+    batch_size: int = 24,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    ref_model: PreTrainedModel | None = None,
+    eval_pairs: Iterable[dict[str, Any]] | None = None,
+    seed: int = 0,
+    on_step: Callable[[int, dict[str, float], PreTrainedModel], object] | None = None,
+) -> tuple[PreTrainedModel, pandas.DataFrame]:
     """Train a copy of `model` on preference pairs and return `(policy, history)`. `model` itself is left untouched.
 
     `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or `model` as it is given,
@@ -77,7 +84,7 @@ def train_dpo(
     return policy, pandas.DataFrame(history, columns=None if history else ["step"]).set_index("step")
 
 
-def trained_weights(model) -> list[torch.nn.Parameter]:
+def trained_weights(model: nn.Module) -> list[torch.nn.Parameter]:
     """Return the parameters of `model` that require a gradient. Raises `ValueError` if there are none."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not weights:
@@ -85,7 +92,7 @@ def trained_weights(model) -> list[torch.nn.Parameter]:
     return weights
 
 
-def optimizer_step(loss, optimizer, model, where) -> float:
+def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Module, where: str) -> float:
     """Make one update with the gradient norm clipped to 1. Return the norm before clipping.
 
     Raises `FloatingPointError`, naming `where`, if the loss or the gradient is not finite, in which case the weights
@@ -104,7 +111,9 @@ def optimizer_step(loss, optimizer, model, where) -> float:
     return norm
 
 
-def batch_loss(policy, reference, batch, settings):
+def batch_loss(
+    policy: PreTrainedModel, reference: PreTrainedModel, batch: dict[str, Any], settings: LossSettings
+) -> tuple[Tensor, dict[str, float]]:
     """Return the mean loss of a collated batch, with its gradient, and its metrics as floats under TRL's names.
 
     `settings` are `LossSettings`. Rewards carry β; log-probs are nats per reply.
@@ -117,7 +126,9 @@ def batch_loss(policy, reference, batch, settings):
     return losses.mean(), dict(zip(("loss", *METRICS), table.mean(dim=0).tolist(), strict=True))
 
 
-def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps):
+def metrics_table(
+    losses: Tensor, chosen_rewards: Tensor, rejected_rewards: Tensor, chosen_logps: Tensor, rejected_logps: Tensor
+) -> Tensor:
     """Return what is logged of each pair, without gradient: `(batch, 1 + len(METRICS))`, the loss and then `METRICS`."""
     right = (chosen_rewards > rejected_rewards).to(losses.dtype)
     rewards = (chosen_rewards, rejected_rewards, chosen_rewards - rejected_rewards, right)
@@ -125,9 +136,16 @@ def metrics_table(losses, chosen_rewards, rejected_rewards, chosen_logps, reject
 
 
 @torch.no_grad()
-def evaluate_dpo(policy, reference, tokenizer, rows, settings, batch_size=24):
+def evaluate_dpo(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    settings: LossSettings,
+    batch_size: int = 24,
+) -> dict[str, float]:
     """Return the metrics of `batch_loss` over tokenised pairs, averaged over pairs, under the names `eval_…`."""
-    totals = {}
+    totals: dict[str, float] = {}
     for part in slices(rows, batch_size):
         _, metrics = batch_loss(policy, reference, collate(part, tokenizer.pad_token_id, policy.device), settings)
         for name, value in metrics.items():
@@ -135,20 +153,20 @@ def evaluate_dpo(policy, reference, tokenizer, rows, settings, batch_size=24):
     return {f"eval_{name}": total / len(rows) for name, total in totals.items()}
 
 
-def slices(rows, size):
+def slices(rows: list[Any], size: int) -> Iterator[list[Any]]:
     """Yield `rows` in their order, `size` at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def batches(count, batch_size, steps, seed):
+def batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Yield `steps` lists of indices below `count`. Each index comes once, in an order drawn by `seed`, before any repeats."""
     if steps < 0 or batch_size < 1:
         raise ValueError(f"steps must be at least 0 and batch_size at least 1, got {steps!r} and {batch_size!r}")
     if steps and count < 1:
         raise ValueError("there is nothing to draw batches from: no rows")
     generator = torch.Generator().manual_seed(seed)
-    queue = []
+    queue: list[int] = []
     for _ in range(steps):
         while len(queue) < batch_size:
             queue += torch.randperm(count, generator=generator).tolist()
@@ -156,13 +174,13 @@ def batches(count, batch_size, steps, seed):
         queue = queue[batch_size:]
 
 
-def print_progress(step, steps, metrics, started):
+def print_progress(step: int, steps: int, metrics: dict[str, float], started: float) -> None:
     """Print step, loss and accuracy of a DPO run in place, with the estimated time remaining."""
     measured = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
     progress_line(f"step {step}/{steps}  {measured}", step, steps, started)
 
 
-def progress_line(text, step, steps, started):
+def progress_line(text: str, step: int, steps: int, started: float) -> None:
     """Print `text` in place, with the estimated time remaining. `started` is a `time.monotonic()`."""
     left = (time.monotonic() - started) / step * (steps - step)
     tail = f"  {left:4.0f} s left" if step < steps else " " * 13 + "\n"
