@@ -27,9 +27,12 @@ data set decodes when a row is read. `datasets.Json` does the same, but not for 
 from __future__ import annotations
 
 import os
+from array import array
+from itertools import chain, islice
+from operator import eq
 
 from toylib.engine.files import BadRow, open_source
-from toylib.engine.messages import checked_value, from_text
+from toylib.engine.messages import STORED_MESSAGES, VISIBLE, checked_value, from_text
 from toylib.engine.pair_columns import RENDERED, PairColumns
 from toylib.preferences import FIELDS, first_line
 
@@ -44,23 +47,27 @@ def read_pairs(source, split, columns, on_bad):
     """Return the pairs of `source` as `load_preferences` does."""
     name, rows = open_source(source, split)
     names = {field: (columns or {}).get(field, field) for field in FIELDS}
-    pairs, numbers, dropped, present, stripped = PairColumns(), [], {}, {}, []
-    keys = None
-    for number, row in enumerate(rows, start=1):
-        try:
-            if isinstance(row, dict) and row.keys() != keys:
-                keys = row.keys()
-                present |= dict.fromkeys(keys)
-            pair = standard_pair(row, names)
-            if pair.pop("stripped", False):
-                stripped.append(number)
-            pairs.add(pair)
-            numbers.append(number)
-        except (BadRow, RecursionError) as problem:
-            reason = str(problem) if isinstance(problem, BadRow) else "it is nested too deep"
-            if on_bad == "error":
-                raise ValueError(f"{name}, row {number}: {reason}") from None
-            dropped[reason] = dropped.get(reason, 0) + 1
+    pairs, numbers, dropped, present, stripped, end = PairColumns(), array("q"), {}, {}, [], 0
+    while chunk := list(islice(rows, 1000)):
+        start, end = end + 1, end + len(chunk)
+        for keys in dict.fromkeys(tuple(row) for row in chunk if isinstance(row, dict)):
+            present |= dict.fromkeys(keys)
+        if _add_texts(pairs, chunk, names):
+            numbers.extend(range(start, end + 1))
+            continue
+        for number, row in enumerate(chunk, start):
+            try:
+                pair = standard_pair(row, names)
+                if pair.pop("stripped", False):
+                    stripped.append(number)
+                pairs.add(pair)
+                numbers.append(number)
+            except (BadRow, RecursionError) as problem:
+                reason = str(problem) if isinstance(problem, BadRow) else "it is nested too deep"
+                if on_bad == "error":
+                    raise ValueError(f"{name}, row {number}: {reason}") from None
+                dropped[reason] = dropped.get(reason, 0) + 1
+        pairs.flush()
     for reason, count in dropped.items():
         _say(f"{name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
     if not numbers:
@@ -74,6 +81,28 @@ def read_pairs(source, split, columns, on_bad):
         raise ValueError(f"{name}: the rows do not fit into one table: {first_line(problem)}") from None
     dataset.source_name, dataset.source_rows = name, numbers
     return dataset
+
+
+def _add_texts(pairs, rows, names):
+    """Add rows of plain text all at once, and return whether that was possible. If not, each row has to be looked at."""
+    try:
+        if any(not row.keys().isdisjoint(MEDIA) for row in rows):
+            return False
+        columns = {field: [row[names[field]] for row in rows] for field in FIELDS}
+        texts = list(chain(*columns.values()))
+        prompts, chosen, rejected = columns.values()
+        if (
+            set(map(type, texts)) != {str}
+            or not all(map(VISIBLE.search, texts))
+            or any(map(STORED_MESSAGES.match, texts))
+        ):
+            return False
+        if any(map(eq, chosen, rejected)) or any(map(str.startswith, chosen, prompts)):
+            return False
+        pairs.add_texts(columns)
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError, BadRow):
+        return False
+    return True
 
 
 def standard_pair(row, names):
