@@ -32,11 +32,11 @@ def open_source(source, split):
     if isinstance(source, (DatasetDict, IterableDatasetDict)):
         if split not in source:
             raise ValueError(f"the data set has no split {split!r}: it has {', '.join(source)}")
-        return f"the data set ({split})", _arrow_rows(source[split])
+        return f"the data set ({split})", _arrow_rows(source[split], f"the data set ({split})")
     if isinstance(source, (Dataset, IterableDataset)):
         if split != "train":
             raise ValueError(f"a Dataset is one split, train; got split={split!r}")
-        return "the data set", _arrow_rows(source)
+        return "the data set", _arrow_rows(source, "the data set")
     if not isinstance(source, (str, Path)):
         kind = type(source).__name__
         raise ValueError(f"source must be a shipped set's name, a path, a hub id or a Dataset, got {kind}")
@@ -50,7 +50,7 @@ def open_source(source, split):
         raise ValueError(f"{path}: this kind of file is not read; give one of {', '.join(KINDS)} (text also as .gz)")
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _saved_folder(path, split)
-    return f"{source} ({split})", _arrow_rows(_from_hub(str(source), split))
+    return f"{source} ({split})", _arrow_rows(_from_hub(str(source), split), f"{source} ({split})")
 
 
 def _saved_folder(path, split):
@@ -77,16 +77,20 @@ def _from_hub(source, split):
         ) from None
 
 
-def _arrow_rows(dataset):
+def _arrow_rows(dataset, name):
     """Yield the rows of a data set without the empty keys that Arrow gives to every dict of a column."""
-    if isinstance(getattr(dataset, "format", None), dict) and dataset.format["type"] not in (None, "custom"):
+    kind = (getattr(dataset, "format", None) or {}).get("type")
+    if kind not in (None, "custom"):
         dataset = dataset.with_format(None)
-    if not hasattr(dataset, "__len__"):  # a stream
-        yield from map(_without_empty_keys, dataset)
-        return
-    for batch in dataset.iter(1000):
-        for values in zip(*batch.values(), strict=True):
-            yield _without_empty_keys(dict(zip(batch, values, strict=True)))
+    clean = (lambda row: row) if kind == "custom" else _without_empty_keys  # a transform gives what it means to give
+    read = 0
+    try:
+        for batch in dataset.iter(1000):
+            for values in zip(*batch.values(), strict=True):
+                yield clean(dict(zip(batch, values, strict=True)))
+                read += 1
+    except Exception as problem:  # noqa: BLE001 (Arrow, decoders and the network raise many kinds)
+        raise ValueError(f"{name}: cannot read on after row {read}: {first_line(problem)}") from None
 
 
 def _without_empty_keys(row):

@@ -21,7 +21,8 @@ which are joined. A message with `tool_calls` may go without content. All its ot
 
 Arrow gives all dicts of a column the same keys, so that `{"item": "lamp"}` turns into `{"item": "lamp", "order": None}`.
 Where rows have more than `role` and `content`, their columns are therefore stored as JSON text, which a transform of the
-data set decodes when a row is read. `datasets.Json` does the same, but not for numbers of more than 64 bits.
+data set decodes when a row is read. Call `with_format(None)` before you save such a data set with `save_to_disk`.
+(`datasets.Json` is not in datasets 4.0, and does not give back integers of more than 64 bits.)
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def read_pairs(source, split, columns, on_bad):
     """Return the pairs of `source` as `load_preferences` does."""
     name, rows = open_source(source, split)
     names = {field: (columns or {}).get(field, field) for field in FIELDS}
-    pairs, numbers, dropped, present, stripped, end = PairColumns(), array("q"), {}, {}, [], 0
+    pairs, numbers, dropped, unused, stripped, end = PairColumns(), array("q"), {}, {}, [], 0
     while chunk := list(islice(rows, 1000)):
         start, end = end + 1, end + len(chunk)
         for keys in dict.fromkeys(tuple(row) for row in chunk if isinstance(row, dict)):
-            present |= dict.fromkeys(keys)
+            unused |= dict.fromkeys(_unused(keys, names))
         if _add_texts(pairs, chunk, names):
             numbers.extend(range(start, end + 1))
             continue
@@ -74,7 +75,7 @@ def read_pairs(source, split, columns, on_bad):
         raise ValueError(f"{name}: no preference pairs in it")
     if stripped:
         _say(f"{name}: {STRIPPED} in {len(stripped)} of {len(numbers)} pairs, first in row {stripped[0]}")
-    _name_unused(name, present, names, pairs.text)
+    _name_unused(name, [column for column in unused if pairs.text or column not in RENDERED])
     try:
         dataset = pairs.dataset()
     except Exception as problem:  # noqa: BLE001 (Arrow raises many kinds)
@@ -228,14 +229,16 @@ def _say(line):
         print(line)
 
 
-def _name_unused(name, present, names, text):
-    """Print which columns are not used, and which of them look as if they belonged to the prompt."""
-    used = {*names.values(), *(() if text else RENDERED)}
-    used |= {OTHER_NAMES[field] for field in FIELDS if names[field] == field and field not in present}
-    if "prompt" not in present and "conversations" not in present and "preferred_output" in present:
+def _unused(keys, names):
+    """Return which of a row's keys stand for no field. `RENDERED` ones are among them, because text does not use them."""
+    used = {name if name in keys else OTHER_NAMES[field] if name == field else name for field, name in names.items()}
+    if "prompt" not in keys and "conversations" not in keys and "preferred_output" in keys:
         used.add("input")
-    unused = [str(column) for column in present if column not in used and column not in MEDIA]
-    if unused:
-        suspects = [column for column in unused if column in PROMPT_LIKE]
-        hint = f"; {', '.join(suspects)} may belong to the prompt: write it into that field if so" if suspects else ""
-        _say(f"{name}: columns that are not used: {', '.join(unused)}{hint}")
+    return [key for key in keys if key not in used and key not in MEDIA]
+
+
+def _name_unused(name, columns):
+    suspects = [column for column in columns if column in PROMPT_LIKE]
+    hint = f"; {', '.join(suspects)} may belong to the prompt: write it into that field if so" if suspects else ""
+    if columns:
+        _say(f"{name}: columns that are not used: {', '.join(map(str, columns))}{hint}")
