@@ -6,8 +6,9 @@ import json
 import re
 import time
 
+import datasets
 import pytest
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from tiny import one_sentence
 
 from toylib import load_preferences
@@ -122,6 +123,33 @@ def test_saved_and_streamed_sets_are_read(tmp_path):
     assert str(tmp_path / "one") in refusal(tmp_path / "one")
 
 
+def test_rows_of_a_stream_may_differ_and_a_stream_that_breaks_off_is_one_sentence():
+    def rows():
+        yield TEXT | {"score": 1}
+        yield TEXT
+
+    def broken():
+        yield TEXT
+        raise OSError("the line is cut\nTraceback")
+
+    assert list(load_preferences(IterableDataset.from_generator(rows))) == [TEXT] * 2
+    message = refusal(IterableDataset.from_generator(broken))
+    assert message.startswith("the data set: cannot read on after row ") and "the line is cut" in message
+
+
+def test_a_hub_id_may_name_a_configuration(monkeypatch):
+    asked = []
+
+    def give(*arguments, **settings):
+        asked.append((arguments, settings))
+        return Dataset.from_list([TEXT])
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    assert list(load_preferences("nobody/pairs:short", "dev")) == [TEXT]
+    assert list(load_preferences("nobody/pairs")) == [TEXT]
+    assert asked == [(("nobody/pairs", "short"), {"split": "dev"}), (("nobody/pairs", None), {"split": "train"})]
+
+
 def test_a_file_of_an_unknown_kind_is_called_that(tmp_path):
     for name in ("pairs.xlsx", "pairs"):
         (tmp_path / name).write_text("x")
@@ -167,8 +195,9 @@ def test_content_parts_of_type_text_are_joined_and_others_refused(tmp_path):
     parts = [{"type": "text", "text": "My lamp arrived broken. "}, {"type": "text", "text": "What now?"}]
     path = write(tmp_path / "pairs.jsonl", CHAT | {"prompt": [USER | {"content": parts}]})
     assert list(load_preferences(path)) == [CHAT]
-    write(path, CHAT | {"prompt": [USER | {"content": [*parts, {"type": "image"}]}]})
-    assert "content part of type image" in refusal(path)
+    for part, kind in (({"type": "image"}, "image"), ({"type": ["image"]}, "['image']"), ("text", "str")):
+        write(path, CHAT | {"prompt": [USER | {"content": [*parts, part]}]})
+        assert f"content part of type {kind}" in refusal(path)
 
 
 def test_dialogues_are_split_where_they_part():
@@ -185,6 +214,10 @@ BAD_ROWS = {
     "reply begins with user": (CHAT | {"rejected": [USER | {"content": "x"}, RUDE]}, "'rejected' does not start with"),
     "unknown role": (CHAT | {"prompt": [USER | {"role": "human"}]}, "unknown role 'human'"),
     "unknown from": ({"conversations": [{"from": "x", "value": "y"}], "chosen": KIND, "rejected": RUDE}, "role 'x'"),
+    "from is a list": (
+        {"conversations": [{"from": [], "value": "y"}], "chosen": KIND, "rejected": RUDE},
+        "text 'role'",
+    ),
     "prompt ends in assistant": (CHAT | {"prompt": [USER, KIND]}, "prompt ends in an assistant turn"),
     "other prompts": ({"chosen": [USER, KIND], "rejected": [USER | {"content": "x"}, RUDE]}, "do not share one prompt"),
     "they part at a user": (

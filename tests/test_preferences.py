@@ -16,7 +16,11 @@ def message(role, content):
     return [{"role": role, "content": content}]
 
 
-CHAT = {"prompt": message("user", "Late."), "chosen": message("assistant", "Sorry!"), "rejected": message("assistant", "No.")}
+CHAT = {
+    "prompt": message("user", "Late."),
+    "chosen": message("assistant", "Sorry!"),
+    "rejected": message("assistant", "No."),
+}
 
 
 def write(path, *rows):

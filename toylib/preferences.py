@@ -43,7 +43,7 @@ def load_preferences(source="support", split="train", *, columns=None, on_bad="e
     unknown = [name for name in columns or {} if name not in FIELDS]
     if unknown:
         raise ValueError(f"columns may rename {', '.join(FIELDS)}; got {', '.join(sorted(unknown))}")
-    if not isinstance(source, (str, Path)) or str(source) not in SHIPPED:
+    if not isinstance(source, str) or source not in SHIPPED:
         from toylib.engine.formats import read_pairs
 
         return read_pairs(source, split, columns, on_bad)
@@ -51,7 +51,7 @@ def load_preferences(source="support", split="train", *, columns=None, on_bad="e
         raise ValueError(f"{source!r} is in the standard form already: leave columns= out")
     splits = sorted(path.stem for path in (DATA / source).glob("*.jsonl"))
     if split not in splits:
-        raise ValueError(f"{str(source)!r} has no split {split!r}: it has {', '.join(splits)}")
+        raise ValueError(f"{source!r} has no split {split!r}: it has {', '.join(splits)}")
     rows = read_file(DATA / source / f"{split}.jsonl")
     pairs = Dataset.from_dict({field: [row[field] for row in rows] for field in FIELDS})
     pairs.source_name, pairs.source_rows = f"data/{source}/{split}.jsonl", range(1, len(rows) + 1)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
-import re
 import sys
 import zlib
 from pathlib import Path
 
+from toylib.engine.json_rows import json_rows, jsonl_rows
 from toylib.preferences import SHIPPED, first_line
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-
-
-class BadRow(ValueError):
-    """The reason why one row cannot be used. Readers yield it in the place of the row."""
 
 
 def open_source(source, split):
@@ -67,7 +62,7 @@ def _saved_folder(path, split):
 def _from_hub(source, split):
     from datasets import load_dataset
 
-    name, _, configuration = source.partition(":")
+    name, _, configuration = (source, "", "") if Path(source).exists() else source.partition(":")
     try:
         return load_dataset(name, configuration or None, split=split)
     except Exception as problem:  # noqa: BLE001 (the hub's own errors are many; the reader needs one sentence)
@@ -85,12 +80,17 @@ def _arrow_rows(dataset, name):
     clean = (lambda row: row) if kind == "custom" else _without_empty_keys  # a transform gives what it means to give
     read = 0
     try:
-        for batch in dataset.iter(1000):
-            for values in zip(*batch.values(), strict=True):
-                yield clean(dict(zip(batch, values, strict=True)))
-                read += 1
+        for row in _in_batches(dataset) if hasattr(dataset, "__len__") else dataset:
+            yield clean(row)
+            read += 1
     except Exception as problem:  # noqa: BLE001 (Arrow, decoders and the network raise many kinds)
         raise ValueError(f"{name}: cannot read on after row {read}: {first_line(problem)}") from None
+
+
+def _in_batches(dataset):
+    for batch in dataset.iter(1000):  # ten times as fast as row by row; rows of a stream may differ in their keys
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def _without_empty_keys(row):
@@ -117,7 +117,7 @@ def _file_rows(path, kind):
                 yield from map(_without_empty_keys, batch.to_pylist())
         else:
             lines = _text_lines(path, kind)
-            yield from {".json": _json_rows, ".jsonl": _jsonl_rows}.get(kind, _csv_rows)(path, lines, kind)
+            yield from {".json": json_rows, ".jsonl": jsonl_rows}.get(kind, _csv_rows)(path, lines, kind)
     except (OSError, EOFError, zlib.error, RuntimeError) as problem:
         raise ValueError(f"{path}: not a readable {kind} file: {first_line(problem)}") from None
     except ValueError as problem:  # pyarrow's errors are among these
@@ -159,94 +159,3 @@ def _csv_rows(path, lines, kind):
             start = reader.line_num + 1
     except csv.Error as problem:
         raise ValueError(f"{path}, line {reader.line_num}: not a readable {kind} file: {problem}") from None
-
-
-def _jsonl_rows(path, lines, kind):
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
-        if line:
-            try:
-                try:
-                    row, end = DECODER.scan_once(line, 0)  # half the time of `_decode`
-                except (StopIteration, ValueError, RecursionError):
-                    row, end = _decode(line)
-                if end < len(line):
-                    raise json.JSONDecodeError("more follows the row on this line", line, end)
-            except json.JSONDecodeError as problem:
-                raise ValueError(f"{path}, line {number}: not valid JSON: {problem.msg}") from None
-            yield row
-
-
-def _json_rows(path, lines, kind):
-    """Yield the rows of a list, or the objects of a file that holds one after the other."""
-    text = "".join(lines)
-    place = _skip(text, 0)
-    if text[place : place + 1] == "[":
-        yield from _list_rows(path, text, place + 1)
-        return
-    try:
-        while place < len(text):
-            row, end = _decode(text, place)
-            if not isinstance(row, (dict, BadRow)) or isinstance(row, dict) and _is_wrapped(row):
-                raise ValueError(f"{path}: a .json file must hold a list of rows, or one row per line")
-            yield row
-            place = _skip(text, end)
-    except json.JSONDecodeError as problem:
-        raise ValueError(f"{path}, line {problem.lineno}: not valid JSON: {problem.msg}") from None
-
-
-def _list_rows(path, text, place):
-    place, number = _skip(text, place), 0
-    try:
-        while text[place : place + 1] != "]":
-            row, end = _decode(text, place)
-            number += 1
-            if isinstance(row, BadRow):
-                raise ValueError(f"{path}, row {number}: {row}")
-            yield row
-            place = _skip(text, end)
-            if text[place : place + 1] == ",":
-                place = _skip(text, place + 1)
-            elif text[place : place + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-    except json.JSONDecodeError as problem:
-        raise ValueError(f"{path}, line {problem.lineno}: not valid JSON: {problem.msg}") from None
-    if _skip(text, place + 1) < len(text):
-        raise ValueError(f"{path}: not valid JSON: more follows the list of rows")
-
-
-def _skip(text, place):
-    return re.compile(r"\s*").match(text, place).end()
-
-
-def _is_wrapped(row):
-    """Return whether an object is no row but holds a list of rows."""
-    values = [] if {"chosen", "preferred_output"} & row.keys() else row.values()
-    return any(isinstance(value, list) and value and isinstance(value[0], dict) for value in values)
-
-
-def _unique(items):
-    row = dict(items)
-    if len(row) < len(items):
-        names = [name for name, _ in items]
-        raise BadRow(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return row
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-
-
-def _decode(text, place=0):
-    """Return one JSON value and where it ends, or a `BadRow` and where its line ends."""
-    try:
-        return DECODER.raw_decode(text, place)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        problem = BadRow("the JSON is nested too deep")
-    except BadRow as caught:
-        problem = caught
-    except ValueError:
-        problem = BadRow(f"a number has more than {sys.get_int_max_str_digits()} digits")
-    end = text.find("\n", place)
-    return problem, len(text) if end < 0 else end

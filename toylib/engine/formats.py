@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import os
 from array import array
-from itertools import chain, islice
+from itertools import islice
 from operator import eq
 
-from toylib.engine.files import BadRow, open_source
+from toylib.engine.files import open_source
+from toylib.engine.json_rows import BadRow
 from toylib.engine.messages import STORED_MESSAGES, VISIBLE, checked_value, from_text
 from toylib.engine.pair_columns import RENDERED, PairColumns
 from toylib.preferences import FIELDS, first_line
@@ -90,13 +91,11 @@ def _add_texts(pairs, rows, names):
         if any(not row.keys().isdisjoint(MEDIA) for row in rows):
             return False
         columns = {field: [row[names[field]] for row in rows] for field in FIELDS}
-        texts = list(chain(*columns.values()))
         prompts, chosen, rejected = columns.values()
-        if (
-            set(map(type, texts)) != {str}
-            or not all(map(VISIBLE.search, texts))
-            or any(map(STORED_MESSAGES.match, texts))
-        ):
+        texts = [*prompts, *chosen, *rejected]
+        if set(map(type, texts)) != {str} or not all(map(VISIBLE.search, texts)):
+            return False
+        if any(map(STORED_MESSAGES.match, texts)):
             return False
         if any(map(eq, chosen, rejected)) or any(map(str.startswith, chosen, prompts)):
             return False

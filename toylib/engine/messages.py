@@ -6,7 +6,7 @@ import ast
 import json
 import re
 
-from toylib.engine.files import BadRow
+from toylib.engine.json_rows import BadRow
 from toylib.preferences import first_line
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -68,7 +68,7 @@ def from_text(field, value, kind):
 def _message(field, message):
     """Return one message with a known role and content of text; all other keys stay."""
     if isinstance(message, dict) and "from" in message and "value" in message:
-        role = SHAREGPT_ROLES.get(message["from"], message["from"])
+        role = SHAREGPT_ROLES.get(str(message["from"]), message["from"])
         others = {key: value for key, value in message.items() if key not in ("from", "value")}
         message = {"role": role, "content": message["value"], **others}
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -77,13 +77,10 @@ def _message(field, message):
     if role not in ROLES:
         raise BadRow(f"field {field!r} has a message of the unknown role {role!r}; known are {', '.join(ROLES)}")
     if isinstance(content, list):
-        kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in content}
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content) or kinds - {
-            "text"
-        }:
-            raise BadRow(
-                f"field {field!r} has a content part of type {', '.join(map(str, kinds - {'text'}))}, not text"
-            )
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise BadRow(f"field {field!r} has a content part of type {kind}; only those with a text are read")
         content = "".join(part["text"] for part in content)
         message = message | {"content": content}
     empty = content is None and message.get("tool_calls") or role in ("system", "developer", "tool") and content == ""

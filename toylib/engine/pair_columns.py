@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from toylib.engine.files import BadRow
+from toylib.engine.json_rows import BadRow
 from toylib.preferences import FIELDS
 
 RENDERED = ("tools", "chat_template_kwargs")
