@@ -117,3 +117,81 @@ def test_no_network_is_one_sentence_that_says_what_to_do():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all("'nobody/nothing-here'" in line and "network" in line for line in lines)
+
+
+# ---- no code that comes with a model is run ----
+
+
+@pytest.mark.parametrize("place", ["model", "known model", "tokenizer", "generate", "attention"])
+def test_code_in_the_folder_is_not_run_even_if_the_answer_on_standard_input_is_yes(saved, tmp_path, place):
+    folder, trap = copy_without(saved, tmp_path / "remote"), tmp_path / "trap"
+    (folder / "trap.py").write_text(f"open({str(trap)!r}, 'w').write('run')\n")
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(
+        (folder / "trap.py").read_text() + "def generate(**k): pass"
+    )
+    name = "tokenizer_config.json" if place == "tokenizer" else "config.json"
+    content = json.loads((folder / name).read_text())
+    if "model" in place:
+        content["auto_map"] = {"AutoConfig": "trap.Config", "AutoModelForCausalLM": "trap.Model"}
+    if place == "model":
+        content["model_type"] = "unheard_of"
+    if place == "tokenizer":
+        content |= {"auto_map": {"AutoTokenizer": ["trap.Slow", "trap.Fast"]}, "tokenizer_class": "Unheard"}
+    if place == "attention":
+        content["attn_implementation"] = "someone/attention-kernel"
+    (folder / name).write_text(json.dumps(content))
+    code = (
+        "import sys, torch, toylib\n"
+        "try:\n"
+        "    model, tokenizer = toylib.load_model(sys.argv[1], device='cpu')\n"
+        "    model.generate(torch.tensor([[4]]), max_new_tokens=1, pad_token_id=0)\n"
+        "    print('loaded')\n"
+        "except ValueError as problem:\n    print(problem)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, input="y\ny\ny\n")
+    assert not trap.exists()
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    if place in ("known model", "generate"):
+        assert line == "loaded"
+    else:
+        assert str(folder) in line and "no such code is run" in line
+
+
+# ---- adapters ----
+
+
+@pytest.fixture()
+def adapter(saved, tmp_path):
+    """A folder that holds only a LoRA adapter for `saved`, and the adapted model."""
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = peft.get_peft_model(load_model(saved, device="cpu")[0], settings).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", adapted
+
+
+def test_a_folder_with_an_adapter_gives_the_base_with_the_adapter_merged(adapter):
+    folder, adapted = adapter
+    model, tokenizer = load_model(folder, device="cpu")
+    ids = torch.tensor([[4, 5, 6]])
+    torch.testing.assert_close(model(ids).logits, adapted(ids).logits)
+    assert not any("lora" in name for name, _ in model.named_parameters()) and not model.training
+    assert tokenizer.padding_side == "right" and tokenizer.pad_token == "<pad>"
+    tiny_tokenizer(pad=None, padding_side="left").save_pretrained(folder)
+    assert load_model(folder, device="cpu")[1].pad_token == "<eos>"
+
+
+def test_an_adapter_that_cannot_be_loaded_names_its_folder_and_its_base(adapter, monkeypatch):
+    folder, _ = adapter
+    config = json.loads((folder / "adapter_config.json").read_text())
+    with monkeypatch.context() as changes:
+        changes.setitem(sys.modules, "peft", None)
+        assert "pip install peft" in refusal(folder) and repr(config["base_model_name_or_path"]) in refusal(folder)
+    for base in ("/nowhere/base", str(folder), None):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        assert str(folder) in refusal(folder) and str(base or "NoneType") in refusal(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors" in refusal(folder)

@@ -12,11 +12,15 @@ from toylib import load_preferences
 GOOD = {"prompt": "Customer: My order is late.\nAgent:", "chosen": " I'm so sorry!", "rejected": " Check the website."}
 
 
-def said(role, content):
+def message(role, content):
     return [{"role": role, "content": content}]
 
 
-CHAT = {"prompt": said("user", "Late."), "chosen": said("assistant", "Sorry!"), "rejected": said("assistant", "No.")}
+CHAT = {
+    "prompt": message("user", "Late."),
+    "chosen": message("assistant", "Sorry!"),
+    "rejected": message("assistant", "No."),
+}
 
 
 def write(path, *rows):
@@ -108,7 +112,7 @@ BAD_ROWS = [
     (GOOD | {"rejected": GOOD["chosen"]}, "chosen and rejected are identical"),
     (CHAT | {"chosen": []}, "'chosen' is empty"),
     (CHAT | {"chosen": ["Sorry!"]}, "'chosen' has a message without"),
-    (CHAT | {"chosen": said("assistant", " ")}, "'chosen' has a message without"),
+    (CHAT | {"chosen": message("assistant", " ")}, "'chosen' has a message without"),
     (CHAT | {"prompt": "Late."}, "all text or all lists of messages"),
     ({"chosen": "\n\nHuman: a\n\nAssistant: x", "rejected": "\n\nHuman: b\n\nAssistant: y"}, "do not share one prompt"),
     ({"chosen": "\n\nHuman: a\n\nAssistant: x", "rejected": "\n\nHuman: a\n\nAssistant: "}, "'rejected' is blank"),

@@ -6,7 +6,7 @@ import tempfile
 
 import torch
 
-from toylib.engine.messages import log_once
+from toylib.engine.notices import log_once
 from toylib.preferences import FIELDS
 from toylib.reference import check_reference
 from toylib.tokens import check_vocabulary

@@ -1,12 +1,93 @@
-"""One place for what the engine tells its user while it works."""
+"""Check the text or the messages of one field of a preference pair."""
 
 from __future__ import annotations
 
-import logging
-import os
+import ast
+import json
+import re
+
+from toylib.engine.json_rows import BadRow
+from toylib.preferences import first_line
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
+VISIBLE = re.compile(  # any character but spaces, control characters and those of no width
+    r"[^\s\x00-\x1f\x7f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0]"
+)
+STORED_MESSAGES = re.compile(r"""\s*\[?\s*\{\s*['"](role|content|from|value|messages)['"]\s*:""")
 
 
-def log_once(message: str) -> None:
-    """Log `message` as a warning of the logger "toylib", in the main process only."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        logging.getLogger("toylib").warning(message)
+def checked_value(field, value):
+    """Return the checked text, or the checked list of messages, of a field."""
+    if isinstance(value, str):
+        if not VISIBLE.search(value):
+            raise BadRow(f"field {field!r} is {'blank' if value else 'empty'}")
+        if not (value[0] in "[{ \n\t" and STORED_MESSAGES.match(value)):
+            return _unicode(field, value)
+        value = from_text(field, value, (list, dict))
+    if value is None:
+        raise BadRow(f"field {field!r} is missing")
+    if isinstance(value, dict) and ("role" in value or "from" in value):
+        value = [value]
+    if not isinstance(value, list):
+        raise BadRow(f"field {field!r} is not text but {type(value).__name__}")
+    if not value:
+        raise BadRow(f"field {field!r} is empty")
+    return [_message(field, message) for message in value]
+
+
+def _unicode(field, text):
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadRow(f"field {field!r} holds half of a character (a lone surrogate)") from None
+    return text
+
+
+def from_text(field, value, kind):
+    """Return a value that may be stored as JSON or Python text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            try:
+                value = ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                raise BadRow(f"field {field!r} looks stored as JSON or Python text, but is neither") from None
+    if not isinstance(value, kind):
+        raise BadRow(f"field {field!r} is not a {'list' if kind is list else 'dict'} but {type(value).__name__}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as problem:
+        raise BadRow(f"field {field!r} cannot be stored as JSON: {first_line(problem, 80)}") from None
+    return value
+
+
+def _message(field, message):
+    """Return one message with a known role and content of text; all other keys stay."""
+    if isinstance(message, dict) and "from" in message and "value" in message:
+        role = SHAREGPT_ROLES.get(str(message["from"]), message["from"])
+        others = {key: value for key, value in message.items() if key not in ("from", "value")}
+        message = {"role": role, "content": message["value"], **others}
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRow(f"field {field!r} has a message without a text 'role' and a text 'content'")
+    role, content = message["role"], message.get("content")
+    if role not in ROLES:
+        raise BadRow(f"field {field!r} has a message of the unknown role {role!r}; known are {', '.join(ROLES)}")
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise BadRow(f"field {field!r} has a content part of type {kind}; only those with a text are read")
+        content = "".join(part["text"] for part in content)
+        message = message | {"content": content}
+    empty = content is None and message.get("tool_calls") or role in ("system", "developer", "tool") and content == ""
+    if not empty and not (isinstance(content, str) and (VISIBLE.search(content) or message.get("tool_calls"))):
+        raise BadRow(f"field {field!r} has a message without a text 'role' and a text 'content'")
+    if message.keys() - {"role", "content"}:
+        from_text(field, message, dict)
+    elif content:
+        _unicode(field, content)
+    return message

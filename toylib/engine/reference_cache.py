@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from toylib.engine.checkpoints import adapters
-from toylib.engine.messages import log_once
+from toylib.engine.notices import log_once
 from toylib.engine.prefix_sharing import pair_logps, row_length
 from toylib.reference import fingerprint
 

@@ -17,7 +17,7 @@ from toylib.engine.checks import (
     warn_about,
 )
 from toylib.engine.collator import NOT_MODEL_INPUTS, Collator
-from toylib.engine.messages import log_once
+from toylib.engine.notices import log_once
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.engine.reference_cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped

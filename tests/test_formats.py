@@ -1,0 +1,352 @@
+"""Every form of preference data in the table of `engine.formats` is read, and what cannot be read is refused by row."""
+
+import csv
+import gzip
+import json
+import re
+import time
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from tiny import one_sentence
+
+from toylib import load_preferences
+from toylib.engine import formats
+from toylib.preferences import row_name
+
+QUESTION = "My lamp arrived broken. What now?"
+GOOD, BAD = "I am sorry. We will send a new lamp.", "Not our problem."
+TALK = f"\n\nHuman: {QUESTION}\n\nAssistant:"
+USER = {"role": "user", "content": QUESTION}
+KIND = {"role": "assistant", "content": GOOD}
+RUDE = {"role": "assistant", "content": BAD}
+TEXT = {"prompt": QUESTION, "chosen": GOOD, "rejected": BAD}
+CHAT = {"prompt": [USER], "chosen": [KIND], "rejected": [RUDE]}
+HH = {"prompt": TALK, "chosen": " " + GOOD, "rejected": " " + BAD}
+TOOLS = [{"type": "function", "function": {"name": "ship", "parameters": {"type": "object", "required": ["item"]}}}]
+
+
+def sharegpt(message):
+    return {"from": {"user": "human", "assistant": "gpt"}[message["role"]], "value": message["content"]}
+
+
+FORMS = {
+    "text": (TEXT, TEXT),
+    "text without a prompt": ({"chosen": TALK + " " + GOOD, "rejected": TALK + " " + BAD}, HH),
+    "text with the prompt repeated": (HH | {"chosen": TALK + " " + GOOD, "rejected": TALK + " " + BAD}, HH),
+    "messages": (CHAT, CHAT),
+    "one message": (CHAT | {"chosen": KIND, "rejected": RUDE}, CHAT),
+    "text replies to messages": (CHAT | {"chosen": GOOD, "rejected": BAD}, CHAT),
+    "text prompt, message replies": (CHAT | {"prompt": QUESTION}, CHAT),
+    "text prompt, dialogues": ({"prompt": QUESTION, "chosen": [USER, KIND], "rejected": [USER, RUDE]}, CHAT),
+    "dialogues": ({"chosen": [USER, KIND], "rejected": [USER, RUDE]}, CHAT),
+    "messages with the prompt repeated": (CHAT | {"chosen": [USER, KIND], "rejected": [USER, RUDE]}, CHAT),
+    "ShareGPT": (
+        {"conversations": [sharegpt(USER)], "chosen": sharegpt(KIND), "rejected": [sharegpt(RUDE)]},
+        CHAT,
+    ),
+    "OpenAI": (
+        {"input": {"messages": [USER], "tools": TOOLS}, "preferred_output": [KIND], "non_preferred_output": [RUDE]},
+        CHAT | {"tools": TOOLS},
+    ),
+    "messages as text": ({"prompt": json.dumps([USER]), "chosen": repr([KIND]), "rejected": json.dumps(RUDE)}, CHAT),
+}
+
+
+def write(path, *rows):
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+def refusal(source, **arguments):
+    with pytest.raises(ValueError) as caught:
+        load_preferences(source, **arguments)
+    return one_sentence(caught)
+
+
+def test_every_form_in_the_table_is_tried_here():
+    table = re.findall(r"^\| ([^|]+) \|", formats.__doc__, flags=re.MULTILINE)
+    assert table[2:] == list(FORMS)
+
+
+@pytest.mark.parametrize("source", ["jsonl", "json", "lines.json", "parquet", "csv", "set"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_from_every_kind_of_source(tmp_path, form, source):
+    row, expected = FORMS[form]
+    path = tmp_path / f"pairs.{source}"
+    if source == "set":
+        path = Dataset.from_list([row, row])
+    elif source == "json":
+        path.write_text(json.dumps([row, row], indent=1))
+    elif source == "parquet":
+        Dataset.from_list([row, row]).to_parquet(path)
+    elif source == "csv":
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(row))
+            table.writeheader()
+            cells = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+            table.writerows([cells, cells])
+    else:
+        write(path, row, row)
+    pairs = load_preferences(path)
+    assert isinstance(pairs, Dataset) and list(pairs) == [expected, expected]
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl.gz", "PAIRS.JSONL", "pairs.tsv", "pairs.csv.gz", "pairs.Json.GZ"])
+def test_compressed_files_tabs_and_upper_case_endings_are_read(tmp_path, name):
+    separator = "\t" if "tsv" in name else ","
+    table = separator.join(TEXT) + "\n" + separator.join(f'"{cell}"' for cell in TEXT.values()) + "\n"
+    text = json.dumps(TEXT) if "json" in name.lower() else table
+    opened = gzip.open if name.lower().endswith(".gz") else open
+    with opened(tmp_path / name, "wt", encoding="utf-8") as file:
+        file.write(text)
+    assert list(load_preferences(tmp_path / name)) == [TEXT]
+
+
+def test_saved_and_streamed_sets_are_read(tmp_path):
+    pairs = Dataset.from_list([TEXT] * 3)
+    pairs.with_format(None).save_to_disk(tmp_path / "one")
+    DatasetDict(dev=pairs).save_to_disk(tmp_path / "dict")
+    stream = pairs.to_iterable_dataset()
+    for source, split in (
+        (tmp_path / "one", "train"),
+        (str(tmp_path / "dict"), "dev"),
+        (stream, "train"),
+        (IterableDatasetDict({"dev": stream}), "dev"),
+    ):
+        assert list(load_preferences(source, split)) == [TEXT] * 3
+    assert refusal(tmp_path / "dict") == "the data set has no split 'train': it has dev"
+    (tmp_path / "one" / "state.json").write_text("{")
+    assert str(tmp_path / "one") in refusal(tmp_path / "one")
+
+
+def test_rows_of_a_stream_may_differ_and_a_stream_that_breaks_off_is_one_sentence():
+    def rows():
+        yield TEXT | {"score": 1}
+        yield TEXT
+
+    def broken():
+        yield TEXT
+        raise OSError("the line is cut\nTraceback")
+
+    assert list(load_preferences(IterableDataset.from_generator(rows))) == [TEXT] * 2
+    message = refusal(IterableDataset.from_generator(broken))
+    assert message.startswith("the data set: cannot read on after row ") and "the line is cut" in message
+
+
+def test_a_hub_id_may_name_a_configuration(monkeypatch):
+    asked = []
+
+    def give(*arguments, **settings):
+        asked.append((arguments, settings))
+        return Dataset.from_list([TEXT])
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    assert list(load_preferences("nobody/pairs:short", "dev")) == [TEXT]
+    assert list(load_preferences("nobody/pairs")) == [TEXT]
+    assert asked == [(("nobody/pairs", "short"), {"split": "dev"}), (("nobody/pairs", None), {"split": "train"})]
+
+
+def test_a_file_of_an_unknown_kind_is_called_that(tmp_path):
+    for name in ("pairs.xlsx", "pairs"):
+        (tmp_path / name).write_text("x")
+        assert refusal(tmp_path / name).startswith(
+            f"{tmp_path / name}: this kind of file is not read; give one of .json"
+        )
+
+
+# ---- messages ----
+
+
+def test_nothing_is_merged_across_rows_and_messages_stay_as_written(tmp_path):
+    calls = [{"item": "lamp", "weight": 0.1234567890123456}, {"order": 7}, {"big": 10**30}, {"none": None}]
+    rows = [CHAT | {"chosen": [KIND | {"tool_calls": [{"function": {"arguments": call}}]}]} for call in calls]
+    rows += [CHAT, CHAT | {"chosen": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}]
+    pairs = load_preferences(write(tmp_path / "pairs.jsonl", *rows))
+    assert list(pairs) == rows and pairs[4] == CHAT and pairs["chosen"][1] == rows[1]["chosen"]
+    assert list(pairs.select([1, 5])) == [rows[1], rows[5]]
+    pairs.with_format(None).save_to_disk(tmp_path / "saved")
+    assert list(load_preferences(tmp_path / "saved")) == rows
+    assert list(load_preferences(pairs)) == rows
+
+
+def test_empty_keys_that_arrow_added_are_taken_away(tmp_path):
+    rows = [CHAT | {"chosen": [KIND | {"tool_calls": [{"arguments": call}]}]} for call in ({"item": "a"}, {"order": 7})]
+    merged = Dataset.from_list(rows)
+    assert merged[0]["chosen"][0]["tool_calls"][0]["arguments"] == {"item": "a", "order": None}
+    assert list(load_preferences(merged)) == rows
+
+
+def test_tools_and_template_settings_are_kept(tmp_path):
+    rows = [
+        CHAT,
+        CHAT | {"tools": json.dumps(TOOLS), "chat_template_kwargs": {"thinking": False}},
+        CHAT | {"tools": TOOLS},
+    ]
+    pairs = load_preferences(write(tmp_path / "pairs.jsonl", *rows))
+    assert pairs["tools"][:] == [None, TOOLS, TOOLS]
+    assert pairs["chat_template_kwargs"][:] == [None, {"thinking": False}, None]
+
+
+def test_content_parts_of_type_text_are_joined_and_others_refused(tmp_path):
+    parts = [{"type": "text", "text": "My lamp arrived broken. "}, {"type": "text", "text": "What now?"}]
+    path = write(tmp_path / "pairs.jsonl", CHAT | {"prompt": [USER | {"content": parts}]})
+    assert list(load_preferences(path)) == [CHAT]
+    for part, kind in (({"type": "image"}, "image"), ({"type": ["image"]}, "['image']"), ("text", "str")):
+        write(path, CHAT | {"prompt": [USER | {"content": [*parts, part]}]})
+        assert f"content part of type {kind}" in refusal(path)
+
+
+def test_dialogues_are_split_where_they_part():
+    more = [USER, KIND, USER | {"content": "When?"}]
+    row = {"chosen": [*more, KIND, USER, KIND], "rejected": [*more, RUDE, USER, RUDE]}
+    expected = {"prompt": more, "chosen": [KIND, USER, KIND], "rejected": [RUDE, USER, RUDE]}
+    assert list(load_preferences(Dataset.from_list([row]))) == [expected]
+
+
+# ---- bad rows ----
+
+BAD_ROWS = {
+    "reply ends in user": (CHAT | {"chosen": [KIND, USER]}, "'chosen' does not end with an assistant turn"),
+    "reply begins with user": (CHAT | {"rejected": [USER | {"content": "x"}, RUDE]}, "'rejected' does not start with"),
+    "unknown role": (CHAT | {"prompt": [USER | {"role": "human"}]}, "unknown role 'human'"),
+    "unknown from": ({"conversations": [{"from": "x", "value": "y"}], "chosen": KIND, "rejected": RUDE}, "role 'x'"),
+    "from is a list": (
+        {"conversations": [{"from": [], "value": "y"}], "chosen": KIND, "rejected": RUDE},
+        "text 'role'",
+    ),
+    "prompt ends in assistant": (CHAT | {"prompt": [USER, KIND]}, "prompt ends in an assistant turn"),
+    "other prompts": ({"chosen": [USER, KIND], "rejected": [USER | {"content": "x"}, RUDE]}, "do not share one prompt"),
+    "they part at a user": (
+        {"chosen": [USER, KIND, USER, KIND], "rejected": [USER, KIND, USER | {"content": "x"}, RUDE]},
+        "do not share one prompt",
+    ),
+    "prompt is elsewhere": ({"prompt": "Hi", "chosen": [USER, KIND], "rejected": [USER, RUDE]}, "text of the prompt"),
+    "text and messages": (CHAT | {"chosen": GOOD}, "must be all text or all lists of messages"),
+    "only the prompt": (CHAT | {"chosen": [USER], "rejected": [USER, RUDE]}, "'chosen' is empty after"),
+    "zero-width": (TEXT | {"chosen": "\u200b\u200d\ufeff"}, "'chosen' is blank"),
+    "zero-width message": (CHAT | {"chosen": [KIND | {"content": "\u2060"}]}, "without a text 'role'"),
+    "surrogate": (TEXT | {"prompt": "Hi \ud83d"}, "'prompt' holds half of a character"),
+    "surrogate in a message": (CHAT | {"chosen": [KIND | {"content": "\udc00"}]}, "'chosen' holds half of a character"),
+    "surrogate in a call": (CHAT | {"chosen": [KIND | {"tool_calls": ["\udc00"]}]}, "'chosen' cannot be stored"),
+    "pictures": (TEXT | {"images": ["a.jpg"]}, "'images' is not text"),
+    "tools": (CHAT | {"tools": "{"}, "'tools' looks stored as JSON or Python text, but is neither"),
+    "tools are no list": (CHAT | {"tools": {"a": 1}}, "'tools' is not a list but dict"),
+    "half a message list": (CHAT | {"prompt": "[{'role': 'user', 'content': "}, "'prompt' looks stored as"),
+    "wrong name": (
+        {"instruction": "x", "chosen": "a", "rejected": "b"},
+        "the row has instruction, chosen, rejected; say",
+    ),
+    "columns": ({"question": "x", "chosen": "a", "rejected": "b"}, "columns="),
+    "duplicate": ('{"prompt": "x", "chosen": "a", "chosen": "b", "rejected": "c"}', "the key 'chosen' stands twice"),
+    "digits": ('{"prompt": "x", "chosen": "a", "rejected": "b", "n": ' + "9" * 5000 + "}", "digits"),
+    "nested": ('{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
+    "nested text": ({"prompt": "[{'role': " + "[" * 9999 + "]" * 9999, "chosen": "a", "rejected": "b"}, "'prompt'"),
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.parametrize("kind", BAD_ROWS)
+def test_a_bad_row_is_named_or_dropped(tmp_path, capsys, kind, ending):
+    row, problem = BAD_ROWS[kind]
+    good = CHAT if isinstance(row, dict) and isinstance(row.get("chosen"), (list, dict)) else TEXT
+    path = write(tmp_path / f"pairs.{ending}", good, row, good)
+    message = refusal(path)
+    assert message.startswith(f"{path}, row 2: ") and problem in message
+    pairs = load_preferences(path, on_bad="drop")
+    assert list(pairs) == [good, good]
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{path}: dropped 1 row: ")
+    assert [row_name(pairs, index) for index in (0, 1)] == [f"{path}, row 1", f"{path}, row 3"]
+
+
+def test_a_list_with_an_unreadable_row_is_an_error_even_where_bad_rows_are_dropped(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text(f'[{json.dumps(TEXT)}, {{"a": 1, "a": 2}}, {json.dumps(TEXT)}]')
+    assert refusal(path, on_bad="drop") == f"{path}, row 2: the key 'a' stands twice in one object"
+
+
+def test_row_names_of_other_data_sets_count_from_one():
+    assert row_name(Dataset.from_list([TEXT]), 0) == row_name([TEXT], 0) == "row 1"
+    assert row_name(load_preferences("handwritten"), 4) == "data/handwritten/train.jsonl, row 5"
+
+
+BAD_FILES = {
+    "shifted.csv": ("prompt,chosen,rejected\nHi, there,Hello,No\n", "line 2: ", "4 cells, and the header has 3 names"),
+    "short.tsv": ('prompt\tchosen\trejected\na\tb\tc\n"d\ne"\tf\n', "line 3: ", "2 cells, and the header has 3 names"),
+    "quote.csv": ('prompt,chosen,rejected\na,b,"c\n', "line 2: ", "unexpected end of data"),
+    "twice.csv": ("prompt,chosen,chosen\na,b,c\n", "line 1: ", "a name stands twice in the header"),
+    "latin.csv": (b"prompt,chosen,rejected\na,b,c\na,\xe9,c\n", "line 3: ", "not a text file in UTF-8"),
+    "latin.jsonl": (json.dumps(TEXT).encode() + b'\n{"prompt": "\xe9"}', "line 2: ", "not a text file in UTF-8"),
+    "no.jsonl.gz": (b"not compressed", ": not a readable .jsonl file", "zip"),
+    "cut.csv.gz": (gzip.compress(b"prompt,chosen,rejected\na,b,c\n" * 99)[:-9], ": not a readable .csv file", ""),
+    "more.jsonl": (json.dumps(TEXT) + " x\n", "line 1: not valid JSON", "more follows"),
+    "end.json": (f"[{json.dumps(TEXT)}\n", "line 2: not valid JSON", ""),
+    "after.json": (f"[{json.dumps(TEXT)}] x", "not valid JSON", "more follows"),
+    "number.json": ("3", "must hold a list of rows", ""),
+    "wrapped.json": (json.dumps({"rows": [TEXT]}, indent=1), "must hold a list of rows", ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_one_sentence(tmp_path, name):
+    content, *problems = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for on_bad in ("error", "drop"):
+        message = refusal(tmp_path / name, on_bad=on_bad)
+        assert message.startswith(str(tmp_path / name)) and all(problem in message for problem in problems)
+
+
+# ---- what is printed ----
+
+
+def test_columns_that_are_not_used_are_named_in_one_line(tmp_path, capsys):
+    path = write(
+        tmp_path / "pairs.jsonl", TEXT | {"score": 1, "system": "Be brief."}, TEXT | {"input": "x", "tools": []}
+    )
+    load_preferences(path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path}: columns that are not used: score, system, input, tools; system, input may belong")
+    load_preferences(write(path, *(row for row, _ in (FORMS["OpenAI"], FORMS["ShareGPT"], FORMS["messages"]))))
+    load_preferences("handwritten")
+    assert capsys.readouterr().out == ""
+    load_preferences(write(path, {"instruction": "a", "prompt": "b", "chosen": "c", "rejected": "d"}))
+    load_preferences(path, columns={"prompt": "instruction"})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "not used: instruction; instruction may" in first and "not used: prompt" in second
+
+
+def test_a_prompt_that_is_taken_off_the_replies_is_said_once(tmp_path, capsys):
+    row = FORMS["text with the prompt repeated"][0]
+    path = write(tmp_path / "pairs.jsonl", HH, row, row)
+    assert list(load_preferences(path)) == [HH] * 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "start of both replies" in line and "2 of 3 pairs, first in row 2" in line
+    greeting = {"prompt": "Hi", "chosen": "Hi there!", "rejected": "Hi. What?"}  # too short to be a repeated prompt
+    assert list(load_preferences(write(path, greeting))) == [greeting]
+
+
+def test_only_the_first_process_prints(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    load_preferences(write(tmp_path / "pairs.jsonl", TEXT | {"score": 1}))
+    assert capsys.readouterr().out == ""
+
+
+def test_plain_text_takes_about_as_long_as_json_alone(tmp_path):
+    rows = [{name: f"{text} {i}" for name, text in TEXT.items()} for i in range(20_000)]
+    path = write(tmp_path / "pairs.jsonl", *rows)
+    load_preferences(path)
+
+    def seconds(work):
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
+        return min(times)
+
+    alone = seconds(lambda: [json.loads(line) for line in path.open(encoding="utf-8")])
+    assert seconds(lambda: load_preferences(path)) < 8 * alone
+    assert list(load_preferences(path)) == rows
