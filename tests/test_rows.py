@@ -264,14 +264,14 @@ hunyuan_v1_moe hy_v3 hy_v4 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibr
 llama4_text mellum mimo_v2_flash minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral
 modernbert-decoder moshi nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma whisper xglm
-""".split()
+""".split()  # noqa: SIM905
 TWO_SEQUENCES = """
 bailing_hybrid bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small bloom
 camembert cpmant data2vec-text electra ernie falcon_h1 falcon_mamba inkling2_text inkling_text jamba lfm3
 mamba marian mbart megatron-bert minimax mpt mvp nemotron_h olmo_hybrid openai-gpt pegasus plbart prophetnet
 qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma rembert roberta roberta-prelayernorm
 roformer rwkv trocr xlm xlm-roberta xlm-roberta-xl xlnet xlstm
-""".split()
+""".split()  # noqa: SIM905
 
 
 def smallest(kind):
