@@ -135,7 +135,7 @@ def test_the_engine_gives_trls_loss_and_gradient_for_each_pair(both, pairs, room
     theirs, ours = both(pairs, loss_type, beta, label_smoothing)
     for feature, row in zip(theirs.train_dataset, ours.train_dataset, strict=True):
         losses, gradients = [], []
-        for trainer, batch in ((theirs, theirs.data_collator([feature])), (ours, ours.collate([row]))):
+        for trainer, batch in ((theirs, theirs.data_collator([feature])), (ours, ours.data_collator([row]))):
             trainer.model.zero_grad()
             loss = trainer.compute_loss(trainer.model, batch)
             loss.backward()
@@ -163,7 +163,7 @@ def test_a_whole_run_logs_trls_losses_and_metrics(both, loss_type, beta, label_s
 
 def test_cdpo_is_the_original_formula_since_trls_sigmoid_ignores_smoothing(both):
     theirs, ours = both(PAIRS, "sigmoid", 0.5, 0.2)
-    batch = ours.collate(ours.train_dataset)
+    batch = ours.data_collator(ours.train_dataset)
     with torch.no_grad():
         _, table = ours.compute_loss(ours.model, batch, return_outputs=True)
         plain = theirs.compute_loss(theirs.model, theirs.data_collator(list(theirs.train_dataset)))

@@ -227,3 +227,89 @@ def test_a_model_that_counts_positions_itself_is_found_out_where_both_replies_ar
     rows = [{"number": 1, "prompt": [5, 6, 7, 8], "chosen": [2], "rejected": [2]}]
     for name in ("mpt", "bloom", "falcon, alibi"):
         assert why_not_shared(build_any(name), rows) is not None, name
+
+
+SIZES = {
+    "vocab_size": 97,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "n_inner": 64,
+    "n_positions": 128,
+}
+SIZES |= dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size", "lru_width"), 32)
+SIZES |= dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size"), 64)
+SIZES |= dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers"), 2)
+SIZES |= dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads", "attention_heads"), 4)
+SIZES |= dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4)
+SIZES |= {
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rotary_dim": 8,
+}
+SIZES |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+SIZES |= {"max_position_embeddings": 128, "max_seq_len": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES |= {"attention_types": [[["global", "local"], 1]], "state_size": 8, "chunk_size": 8, "time_step_rank": 4}
+
+
+# What the probe said of each architecture that could be built this small, with transformers 5.
+SHARED = """
+afmoe apertus arcee aria_text beam biogpt bitnet codegen cohere cohere2 cohere2_moe ctrl cwm deepseek_v4
+diffllama doge ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon flex_olmo flint gemma gemma2 gemma3_text
+gemma4_unified_text glm glm4 glm4_moe gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss
+gptj granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hrm_text hunyuan_v1_dense
+hunyuan_v1_moe hy_v3 hy_v4 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 laguna lfm2 llama
+llama4_text mellum mimo_v2_flash minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral
+modernbert-decoder moshi nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2
+qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma whisper xglm
+""".split()  # noqa: SIM905
+TWO_SEQUENCES = """
+bailing_hybrid bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small bloom
+camembert cpmant data2vec-text electra ernie falcon_h1 falcon_mamba inkling2_text inkling_text jamba lfm3
+mamba marian mbart megatron-bert minimax mpt mvp nemotron_h olmo_hybrid openai-gpt pegasus plbart prophetnet
+qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma rembert roberta roberta-prelayernorm
+roformer rwkv trocr xlm xlm-roberta xlm-roberta-xl xlnet xlstm
+""".split()  # noqa: SIM905
+
+
+def smallest(kind):
+    """Return a random model of `kind` with matrices that matter, or None where these sizes do not build a small one."""
+    try:
+        known = AutoConfig.for_model(kind)
+        names = set(known.to_dict()) | set(getattr(known, "attribute_map", {}))
+        config = AutoConfig.for_model(kind, **{name: value for name, value in SIZES.items() if name in names})
+        with torch.device("meta"):
+            if sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()) > 3_000_000:
+                return None
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).float().eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:
+                    weight.copy_(torch.randn_like(weight) * 0.25)
+            model(torch.tensor([[5, 6, 7]]), use_cache=False).logits.sum()
+    except Exception:  # noqa: BLE001 (each architecture has its own way not to fit these sizes)
+        return None
+    return model
+
+
+@pytest.mark.slow
+def test_every_causal_architecture_that_the_probe_lets_through_gets_the_log_probs_of_the_definition():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as kinds
+
+    pairs, verdicts, wrong = pairs_of_tokens(4), {}, []
+    for kind in kinds:
+        model = smallest(kind)
+        if model is None:
+            continue
+        verdicts[kind] = why_not_shared(model, pairs)
+        if verdicts[kind] is None:
+            with torch.no_grad():
+                ours, definition = both_ways(model, pairs)
+            if not (ours - definition).abs().max() < 2e-3:
+                wrong.append(kind)
+    assert not wrong and len(verdicts) > 100
+    assert [kind for kind in SHARED if verdicts.get(kind)] == []
+    assert [kind for kind in TWO_SEQUENCES if kind in verdicts and verdicts[kind] is None] == []

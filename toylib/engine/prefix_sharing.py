@@ -131,10 +131,11 @@ def why_not_shared(model, rows, pad_token_id=0, device=None) -> str | None:
         return probe(model, tried, pad_token_id, device or next(model.parameters()).device)
     except torch.OutOfMemoryError:
         raise  # more memory is missing, and another layout would not help
-    except IndexError:
-        limit = getattr(config, "max_position_embeddings", "so many")
-        raise ValueError(f"the longest pair has more than the model's {limit} positions: lower max_length") from None
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as problem:
+    except (LookupError, AssertionError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
+        limit = getattr(config, "max_position_embeddings", None)
+        needed = max(len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in rows)
+        if isinstance(problem, IndexError) and limit and needed > limit:
+            raise ValueError(f"a pair has more than the model's {limit} positions: lower max_length") from None
         return f"the model does not take such a row ({first_line(problem, 120)})"
 
 
