@@ -19,7 +19,7 @@ BROKEN = [
     ("C06", "02", "logps", "torch.where(scored, logps, torch.zeros_like(logps)).sum(dim=1)", "logps.sum(dim=1)"),
     ("D01", "02", "loss", "policy_chosen_logps - ref_chosen_logps", "policy_chosen_logps"),
     ("D02", "02", "loss", "z = beta * delta", "z = delta"),
-    ("D04", "02", "tokens", "ids if ids[-1:] == [eos] else ids + [eos]", "ids"),
+    ("D04", "02", "tokens", "ids if closed or ids[-1:] == [eos] else ids + [eos]", "ids"),
     ("C07", "03", "loss", "-(1 - label_smoothing) * F.logsigmoid(z)", "-(1 - label_smoothing) * F.logsigmoid(-z)"),
     ("C10", "03", "loss", "delta = chosen_logratios - rejected_logratios", "delta = chosen_logratios + rejected_logratios"),
     ("C33", "03", "loss", "-(1 - label_smoothing) * F.logsigmoid(z)", "-(1 - label_smoothing) * F.logsigmoid(-z)"),

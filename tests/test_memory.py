@@ -396,16 +396,16 @@ def test_shipped_pairs_keep_their_tokens_through_the_shipped_template():
 
 
 def test_another_template_is_used_as_it_is_and_adds_no_second_bos():
-    from toylib.evaluation.chat import as_chat, as_prompt
+    from toylib.evaluation.chat import as_chat, chat_prompt
 
     tokenizer = tiny_tokenizer(bos_token="<bos>")
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %} user {{ m['content'] }}\n{% endfor %}"
-    assert as_prompt("my order", tokenizer).startswith("<bos>")  # this tokenizer adds none
+    assert chat_prompt("my order", tokenizer).startswith("<bos>")  # this tokenizer adds none
     pair = {"prompt": "Customer: my order\nAgent:", "chosen": " yes", "rejected": " no"}
     assert as_chat([pair], tokenizer)[0] == {"prompt": "<bos> user my order\n", "chosen": "yes", "rejected": "no"}
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="chat template"):
-        as_prompt("my order", tokenizer)
+        chat_prompt("my order", tokenizer)
 
 
 def test_pairs_of_messages_keep_their_tokens_as_texts():

@@ -8,7 +8,7 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from toylib import sequence_logps
 from toylib.tokens import collate, tokenize_pairs
 
-PAIR = {"prompt": "my order is late", "chosen": "sorry !", "rejected": "check the website ."}
+PAIR = {"prompt": "my order is late", "chosen": " sorry !", "rejected": " check the website ."}
 CHAT_PAIR = {
     "prompt": [{"role": "user", "content": "late"}],
     "chosen": [{"role": "assistant", "content": "sorry !"}],
@@ -31,7 +31,7 @@ def read(tokenizer, row):
 
 def test_each_reply_ends_with_one_eos_and_the_prompt_with_none():
     tokenizer = tiny_tokenizer()
-    (row,) = tokenize_pairs([PAIR | {"rejected": "no <eos>"}], tokenizer)
+    (row,) = tokenize_pairs([PAIR | {"rejected": " no <eos>"}], tokenizer)
     assert read(tokenizer, row) == {"prompt": "my order is late", "chosen": "sorry ! <eos>", "rejected": "no <eos>"}
     tokenizer = adding(tiny_tokenizer(), "<bos> $A <eos>", ["<bos>", "<eos>"])
     (row,) = tokenize_pairs([PAIR], tokenizer)
@@ -67,14 +67,16 @@ def test_messages_without_or_with_an_unfit_chat_template_are_refused():
 
 def test_a_long_prompt_is_cut_from_its_left_and_counted(capsys):
     tokenizer = tiny_tokenizer()
-    first, second = tokenize_pairs([PAIR, PAIR | {"rejected": "no"}], tokenizer, max_length=7)
+    first, second = tokenize_pairs([PAIR, PAIR | {"rejected": " no"}], tokenizer, max_length=7)
     assert tokenizer.decode(first["prompt"]) == "is late"  # 7 − 5 tokens of the longer reply, its EOS among them
     assert tokenizer.decode(second["prompt"]) == "my order is late"
-    assert capsys.readouterr().out.strip() == "1 of 2 prompts cut from the left to fit max_length=7"
+    assert capsys.readouterr().out.strip() == (
+        "1 of 2 prompts cut from the left to fit max_length=7; the shortest keeps 2 tokens"
+    )
 
 
 def test_a_pair_with_too_long_a_reply_is_dropped_and_counted(capsys):
-    rows = tokenize_pairs(Dataset.from_list([PAIR, PAIR | {"rejected": "no"}]), tiny_tokenizer(), max_length=5)
+    rows = tokenize_pairs(Dataset.from_list([PAIR, PAIR | {"rejected": " no"}]), tiny_tokenizer(), max_length=5)
     assert len(rows) == 1
     assert "1 of 2 pairs dropped: a reply alone is longer" in capsys.readouterr().out
 

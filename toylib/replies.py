@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from toylib.logps import vocabulary_logps
+from toylib.tokens import prompt_ids
 
-# Said one by one, as `generate` takes what it is not told from the model's own generation_config.
+# `generate` takes every setting that is not passed from the model's own generation_config, so all of them are passed.
 NOTHING_CUT = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 NOTHING_SHIFTED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "num_beams": 1}
 
@@ -26,15 +27,21 @@ class Replies(NamedTuple):
 
 @torch.no_grad()
 def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens=80, seed=0) -> Replies:
-    """One reply to each prompt, sampled at `temperature` (0 takes the likeliest token each time).
+    """Sample one reply to each prompt at `temperature` (0 takes the likeliest token each time).
 
-    Nothing is cut from the distribution (top-k, top-p, min-p and their kin are off) or shifted in it (no repetition
-    penalty), also where the model's own settings say so: at temperature 1 the replies are samples of π itself. (Lists
-    of tokens that a model's settings suppress or bias are left as they are.)
-    A reply ends with the end-of-sequence token, or after `max_new_tokens`. The texts keep their leading space; the
-    order is that of the prompts. The same seed gives the same replies; the global random state is left as it was.
+    `prompts` are texts, or lists of messages for the tokenizer's chat template; their ids are those of `tokenize_pairs`.
+    No token is cut from the distribution (top-k, top-p, min-p and the like are off) and no penalty shifts it, also where
+    the model's own settings ask for it. At temperature 1 the replies are therefore samples of π itself. Lists of tokens
+    that a model's settings suppress or bias stay in force. A reply ends with the first end id, the tokenizer's or any
+    of `model.generation_config.eos_token_id`, or after `max_new_tokens`. The texts keep their leading space and come in
+    the order of the prompts. The same seed gives the same replies; the global random state stays as it was.
     """
-    encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    ids, pad = [prompt_ids(prompt, tokenizer) for prompt in prompts], tokenizer.pad_token_id
+    prompt_length = max(map(len, ids))
+    padded = torch.tensor([[pad] * (prompt_length - len(row)) + row for row in ids], device=model.device)
+    seen = torch.tensor([[0] * (prompt_length - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    own = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     how = {"do_sample": False}
     if temperature > 0:
         how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT}
@@ -43,30 +50,33 @@ def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         input_ids = model.generate(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
+            input_ids=padded,
+            attention_mask=seen,
             max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=pad,
+            eos_token_id=sorted(ends) or None,
             **NOTHING_SHIFTED,
             **how,
         )
-    prompt_length = encoded["input_ids"].shape[1]
     completion_mask = torch.zeros_like(input_ids)
-    ended = (input_ids[:, prompt_length:] == tokenizer.eos_token_id).long()
-    completion_mask[:, prompt_length:] = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first EOS
+    ended = torch.isin(input_ids[:, prompt_length:], torch.tensor(sorted(ends), device=model.device)).long()
+    completion_mask[:, prompt_length:] = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first end
     attention_mask = completion_mask.clone()
-    attention_mask[:, :prompt_length] = encoded["attention_mask"]
-    texts = [
-        tokenizer.decode(ids[mask.bool()], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for ids, mask in zip(input_ids, completion_mask, strict=True)
-    ]
+    attention_mask[:, :prompt_length] = seen
+    texts = [_reply_text(tokenizer, row, input_ids[i][completion_mask[i].bool()]) for i, row in enumerate(ids)]
     return Replies(texts, input_ids, attention_mask, completion_mask)
+
+
+def _reply_text(tokenizer, prompt, reply):
+    """The text of reply ids as it goes on after the prompt's, with the space between them where there is one."""
+    kept = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before, whole = (tokenizer.decode(ids, **kept) for ids in (prompt, [*prompt, *reply.tolist()]))
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(reply, **kept)
 
 
 @torch.no_grad()
 def kl_to_reference(policy, reference, replies: Replies, batch_size=64) -> tuple[float, float]:
-    """`(KL, standard error)`: KL(πθ ‖ πref) in nats per reply, from replies sampled by the policy at temperature 1.
+    """Return `(KL, standard error)`: KL(πθ ‖ πref) in nats per reply, from the policy's replies at temperature 1.
 
     KL = E_{y ~ πθ} Σ_t Σ_v πθ(v | y_<t) · [log πθ(v | y_<t) − log πref(v | y_<t)], the sum over t running over the
     scored tokens of each reply. Summing over the whole vocabulary at each step, rather than scoring only the token

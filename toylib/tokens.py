@@ -1,46 +1,89 @@
-"""From pairs of texts to tensors: render, tokenise, cut to length, put side by side in a batch."""
+"""From pairs of texts to tensors: render, tokenise, cut to length, put side by side in a batch.
+
+The token ids are those of TRL 1.16 (`DPOTrainer`, `tokenize_fn`). Prompt and reply are tokenised as one text, and the
+reply begins where the ids of that text part from the ids of the prompt alone, in the earlier of the two replies. A token
+that spans the boundary therefore belongs to the reply. We differ from TRL on purpose in five places:
+
+- There is one BOS, also where a text brings one along and the tokenizer would add another.
+- There is one end. A reply that closes itself, by EOS or by its chat template's end of turn, gets no other one, and
+  whitespace after it is dropped. Any other reply gets an EOS. Closing tokens that the tokenizer adds are left out.
+- A prompt that is too long is cut from its left, behind its BOS. TRL cuts the end of the sequence.
+- Two replies of equal tokens, replies that repeat the prompt and replies that end in another role's turn are errors.
+- A prompt without a token is a BOS, or an error where the tokenizer has none.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
+from tqdm import tqdm
 
 from toylib.preferences import FIELDS
 
+MIN_PROMPT = 8  # tokens
+
 
 def tokenize_pairs(pairs, tokenizer, max_length=1024):
-    """Token ids of each pair: a list of dicts with `prompt`, `chosen`, `rejected` (lists of ints) and `number` (from 1).
+    """Return the token ids of each pair: a list of dicts with `prompt`, `chosen`, `rejected` and `number` (from 1).
 
-    Prompt and reply are tokenised apart, as they are when the model answers, and each reply ends with the
-    end-of-sequence token. A prompt that leaves the longer reply too little of `max_length` is cut from its left; a
-    pair with a reply that leaves no room for any prompt is dropped; both are counted and printed, and none left is
-    a `ValueError`. So is a tokenizer without an end-of-sequence token.
+    `pairs` are as from `load_preferences`, or a stream of such rows. `tools` and `chat_template_kwargs` of a row go to
+    the chat template. A prompt that leaves the longer reply too little of `max_length` tokens (None: no limit) is cut
+    from its left. The pair is dropped if less than half of its prompt and fewer than `MIN_PROMPT` tokens would be left.
+    Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised; also if no
+    pair is left, or if the tokenizer has no end-of-sequence token.
     """
+    from toylib.engine.rendering import plain_text_note, template_marks
+
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
-    rows, cut, dropped = [], 0, 0
-    for number, pair in enumerate(pairs, start=1):
-        prompt, chosen, rejected = _token_ids(pair, tokenizer)
-        if not prompt:
-            raise ValueError(f"row {number}: the prompt has no token, and the tokenizer no BOS to stand for it")
-        room = max_length - max(len(chosen), len(rejected))
-        if room < 1:
-            dropped += 1
+    rows, kept, systems, number = [], [], 0, 0
+    before_reply, end_of_turn = template_marks(tokenizer)
+    for number, pair in enumerate(tqdm(pairs, "tokenise", leave=False, file=sys.stdout, ncols=80, delay=5), start=1):
+        if number == 1:
+            plain_text_note(pair["prompt"], before_reply)
+            opening = _opening(pair["prompt"] + pair["chosen"], tokenizer) if isinstance(pair["prompt"], str) else []
+        try:
+            prompt, chosen, rejected = _token_ids(pair, tokenizer, opening, end_of_turn)
+        except ValueError as problem:
+            raise ValueError(f"row {number}: {problem}") from None
+        room = len(prompt) if max_length is None else max_length - max(len(chosen), len(rejected))
+        if room < max(1, min(MIN_PROMPT, (len(prompt) + 1) // 2)):
             continue
-        cut += len(prompt) > room
-        rows.append({"number": number, "prompt": prompt[-room:], "chosen": chosen, "rejected": rejected})
-    if cut:
-        print(f"{cut} of {len(pairs)} prompts cut from the left to fit max_length={max_length}")
-    if dropped:
-        print(f"{dropped} of {len(pairs)} pairs dropped: a reply alone is longer than max_length={max_length} allows")
+        if len(prompt) > room:
+            bos = prompt[:1] if prompt[0] == tokenizer.bos_token_id and room > 1 else []
+            prompt = bos + prompt[len(prompt) - room + len(bos) :]
+            kept.append(room)
+            systems += not isinstance(pair["prompt"], str) and pair["prompt"][0]["role"] in ("system", "developer")
+        rows.append({"number": number, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+    _say_what_was_cut(kept, systems, number - len(rows), number, max_length)
     if not rows:
-        raise ValueError(f"no pair fits max_length={max_length}: every chosen or rejected reply alone is too long")
+        raise ValueError(f"no pair fits max_length={max_length}: in every pair, a reply leaves its prompt too little")
     return rows
 
 
-def collate(rows, pad_token_id, device="cpu"):
-    """A batch of tokenised pairs as tensors for `sequence_logps`: `batch` rows of chosen, then `batch` of rejected.
+def prompt_ids(prompt, tokenizer) -> list[int]:
+    """Return the ids of a prompt, a text or a list of messages, as `tokenize_pairs` makes them where nothing is cut."""
+    from toylib.engine.rendering import render
 
-    Returns a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
+    if not isinstance(prompt, str):
+        return _ids(render(prompt, tokenizer, add_generation_prompt=True), tokenizer)
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return _ids(prompt, tokenizer, _opening(prompt, tokenizer)) or bos
+
+
+def pad_id(tokenizer, vocabulary_size) -> int:
+    """Return the id to pad with: the tokenizer's, or EOS where the model has no embedding for that. No loss reads it."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
+    return tokenizer.pad_token_id if tokenizer.pad_token_id < vocabulary_size else tokenizer.eos_token_id
+
+
+def collate(rows, pad_token_id, device="cpu"):
+    """Return tokenised pairs as one batch for `sequence_logps`: `batch` rows of chosen, then `batch` of rejected.
+
+    The result is a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
     """
     if pad_token_id is None:
         raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
@@ -60,35 +103,66 @@ def collate(rows, pad_token_id, device="cpu"):
 
 
 def render_pair(pair, tokenizer) -> list[str]:
-    """The texts of prompt, chosen and rejected of a pair of message lists, by the tokenizer's chat template."""
-    if not tokenizer.chat_template:
-        raise ValueError("the pairs are lists of messages, but the tokenizer has no chat template to render them")
-    rendered = [tokenizer.apply_chat_template(pair["prompt"] + pair[name], tokenize=False) for name in FIELDS[1:]]
-    prompt = tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)
-    if not all(text.startswith(prompt) for text in rendered):
-        raise ValueError("the tokenizer's chat template does not keep the prompt at the start of prompt + reply")
-    return [prompt, *(text[len(prompt) :].rstrip("\n") for text in rendered)]
+    """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
+    from toylib.engine.rendering import render_pair
+
+    return render_pair(pair, tokenizer)
 
 
-def _token_ids(pair, tokenizer):
-    """Ids of prompt, chosen and rejected; the replies with one end-of-sequence token at their end."""
+def _token_ids(pair, tokenizer, opening, end_of_turn):
+    """Ids of prompt, chosen and rejected; the replies with one end. `opening` are the ids before every text."""
     prompt, *replies = (pair[field] for field in FIELDS)
-    if not isinstance(prompt, str):
-        prompt, *replies = render_pair(pair, tokenizer)
-        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if prompt and all(reply[: len(prompt)] == prompt for reply in replies):
+        raise ValueError("chosen and rejected both repeat the prompt: leave it out of the replies")
+    if isinstance(prompt, str):
+        texts = [prompt, *(prompt + reply for reply in replies)]
+        if not (prompt or opening or tokenizer.bos_token_id is None):
+            opening = [tokenizer.bos_token_id]
     else:
-        prompt_ids = tokenizer(prompt)["input_ids"]
-        if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
-            prompt_ids = prompt_ids[:-1]
-    if not prompt_ids and tokenizer.bos_token_id is not None:
-        prompt_ids = [tokenizer.bos_token_id]
-    reply_ids = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
-    eos = tokenizer.eos_token_id
-    return prompt_ids, *(ids if ids[-1:] == [eos] else ids + [eos] for ids in reply_ids)
+        texts, opening = render_pair(pair, tokenizer), []
+    closings = tuple(filter(None, (end_of_turn, tokenizer.eos_token)))
+    for i, text in enumerate(texts[1:], start=1):
+        if text.rstrip().endswith(closings) or not isinstance(prompt, str):
+            texts[i] = text.rstrip()
+    alone, *wholes = (_ids(text, tokenizer, opening) for text in texts)
+    start = len(os.path.commonprefix([alone, *wholes]))
+    if not start:
+        raise ValueError("the prompt has no token of its own, and the tokenizer no BOS to stand for it")
+    eos, replies = tokenizer.eos_token_id, []
+    for ids, text in zip((whole[start:] for whole in wholes), texts[1:], strict=True):
+        closed = end_of_turn and text.endswith(end_of_turn)
+        replies.append(ids if closed or ids[-1:] == [eos] else ids + [eos])
+    if replies[0] == replies[1]:
+        raise ValueError("chosen and rejected are the same tokens once rendered and tokenised")
+    return alone[:start], *replies
+
+
+def _say_what_was_cut(kept, systems, dropped, seen, max_length):
+    """Print how many prompts were cut, what is `kept` of them (tokens), and how many pairs were dropped."""
+    if kept:
+        lost = f"; {systems} of them lost their system turn or a part of it" if systems else ""
+        said = f"{len(kept)} of {seen} prompts cut from the left to fit max_length={max_length}"
+        print(f"{said}; the shortest keeps {min(kept)} tokens{lost}")
+    if dropped:
+        said = f"{dropped} of {seen} pairs dropped: a reply alone is longer than max_length={max_length} allows"
+        print(f"{said}, or leaves less than half of its prompt and fewer than {MIN_PROMPT} tokens")
+
+
+def _opening(text, tokenizer):
+    """The special tokens that the tokenizer puts before a text."""
+    plain, full = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
+    starts = [k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain]
+    return full[: starts[0]] if plain else [i for i in full[:1] if i == tokenizer.bos_token_id]
+
+
+def _ids(text, tokenizer, opening=()):
+    """Ids of a text, with the special tokens `opening` once before it and none behind it."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids if ids[: len(opening)] == list(opening) else [*opening, *ids]
 
 
 def check_vocabulary(model, rows):
-    """`ValueError` if a row has a token id that the model has no embedding for: the tokenizer is another model's."""
+    """Raise `ValueError` if a row of `rows`, lists by split, has a token id that the model has no embedding for."""
     size = model.config.get_text_config().vocab_size
     for split, pairs in rows.items():
         for row in pairs:
@@ -97,4 +171,16 @@ def check_vocabulary(model, rows):
                 raise ValueError(
                     f"{split} row {row['number']}: the tokenizer gives id {highest}, but the model knows {size} tokens: "
                     "they do not belong together (or the model needs resize_token_embeddings)"
+                )
+
+
+def check_positions(model, rows):
+    """Raise `ValueError` if a row of `rows`, lists by split, has more tokens than the model has positions."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for split, pairs in rows.items() if limit else ():
+        for row in pairs:
+            length = len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
+            if length > limit:
+                raise ValueError(
+                    f"{split} row {row['number']} has {length} tokens, but the model has {limit} positions: lower max_length"
                 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference, frozen_copy
-from toylib.tokens import check_vocabulary, collate, tokenize_pairs
+from toylib.tokens import check_positions, check_vocabulary, collate, pad_id, tokenize_pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -62,15 +62,16 @@ def train_dpo(
     settings = LossSettings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
-    check_vocabulary(model, {"train": rows, "eval": eval_rows or []})
+    for check in (check_vocabulary, check_positions):
+        check(model, {"train": rows, "eval": eval_rows or []})
     check_reference(model, ref_model)
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(trained_weights(policy), lr=learning_rate, weight_decay=0.0)
-    history, started = [], time.monotonic()
+    history, started, pad = [], time.monotonic(), pad_id(tokenizer, model.config.get_text_config().vocab_size)
     try:
         for step, indices in enumerate(batches(len(rows), batch_size, steps, seed), start=1):
-            batch = collate([rows[i] for i in indices], tokenizer.pad_token_id, policy.device)
+            batch = collate([rows[i] for i in indices], pad, policy.device)
             loss, metrics = batch_loss(policy, reference, batch, settings)
             optimizer_step(loss, optimizer, policy, f"step {step}, pairs {indices}")
             if eval_rows and (step % max(1, steps // 10) == 0 or step == steps):
@@ -147,7 +148,8 @@ def evaluate_dpo(
     """Return the metrics of `batch_loss` over tokenised pairs, averaged over pairs, under the names `eval_…`."""
     totals: dict[str, float] = {}
     for part in slices(rows, batch_size):
-        _, metrics = batch_loss(policy, reference, collate(part, tokenizer.pad_token_id, policy.device), settings)
+        pad = pad_id(tokenizer, policy.config.get_text_config().vocab_size)
+        _, metrics = batch_loss(policy, reference, collate(part, pad, policy.device), settings)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * len(part)
     return {f"eval_{name}": total / len(rows) for name, total in totals.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from toylib.evaluation.judge import facts_hold, is_whole, manners
 from toylib.preferences import FIELDS
 from toylib.tokens import render_pair
@@ -12,7 +14,7 @@ def message_of(prompt: str) -> str:
     return prompt.removeprefix("Customer: ").removesuffix("\nAgent:")
 
 
-def as_prompt(message: str, tokenizer) -> str:
+def chat_prompt(message: str, tokenizer) -> str:
     """A customer's message as the model's own chat template puts it, up to where the model has to answer.
 
     `ValueError` for a tokenizer without a template.
@@ -32,7 +34,7 @@ def as_chat(pairs, tokenizer):
 
     rows = []
     for pair in pairs:
-        prompt = as_prompt(message_of(pair["prompt"]), tokenizer)
+        prompt = chat_prompt(message_of(pair["prompt"]), tokenizer)
         lead = "" if prompt[-1:].isspace() else " "
         rows.append({"prompt": prompt} | {name: lead + pair[name].strip() for name in ("chosen", "rejected")})
     return Dataset.from_list(rows)
@@ -46,8 +48,10 @@ def as_text(pairs, tokenizer):
         return pairs
     rows = []
     for pair in pairs:
-        prompt, *replies = render_pair(pair, tokenizer)
-        texts = [without_bos(prompt, tokenizer), *(reply.removesuffix(tokenizer.eos_token) for reply in replies)]
+        prompt, *wholes = render_pair(pair, tokenizer)
+        start = len(os.path.commonprefix([prompt, *wholes]))
+        replies = [whole[start:].rstrip().removesuffix(tokenizer.eos_token) for whole in wholes]
+        texts = [without_bos(prompt[:start], tokenizer), *replies]
         rows.append(dict(zip(FIELDS, texts, strict=True)))
     return Dataset.from_list(rows)
 

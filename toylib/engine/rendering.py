@@ -1,0 +1,60 @@
+"""Messages to text: what the chat template makes of the prompt and the replies of a pair."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from jinja2 import TemplateError
+
+from toylib.preferences import FIELDS
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def render(messages, tokenizer, **settings) -> str:
+    """Return messages as one text, by the chat template. Raises `ValueError` with the template's own words."""
+    if not tokenizer.chat_template:
+        raise ValueError("the pairs are lists of messages, but the tokenizer has no chat template to render them")
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        words = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise ValueError(f"the chat template refuses these messages: {words}") from None
+
+
+def render_pair(pair, tokenizer) -> list[str]:
+    """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
+    prompt, *replies = (pair[field] for field in FIELDS)
+    unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(ROLES)
+    if unknown:
+        raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(ROLES)}")
+    if prompt[-1]["role"] == "assistant":
+        raise ValueError("the prompt ends in an assistant's turn: it has to end where the assistant answers")
+    if any(reply[-1]["role"] != "assistant" for reply in replies):
+        raise ValueError("chosen and rejected have to end in an assistant's turn")
+    tools, settings = (
+        json.loads(v) if isinstance(v, str) else v for v in map(pair.get, ("tools", "chat_template_kwargs"))
+    )
+    settings = {"tools": tools or None} | {k: v for k, v in (settings or {}).items() if v is not None}
+    texts = [render(prompt + reply, tokenizer, **settings) for reply in replies]
+    texts = [render(prompt, tokenizer, add_generation_prompt=True, **settings), *texts]
+    if not os.path.commonprefix(texts):
+        raise ValueError("the tokenizer's chat template does not keep the prompt at the start of prompt + reply")
+    return texts
+
+
+def template_marks(tokenizer):
+    """Return `(before reply, end of turn)`: what the chat template writes around a reply, without whitespace, "" if unknown."""
+    turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
+    try:
+        before = render(turns[:1], tokenizer, add_generation_prompt=True).partition("QUESTION")[2]
+        return before.strip(), render(turns, tokenizer).partition("ANSWER")[2].strip()
+    except ValueError:
+        return "", ""
+
+
+def plain_text_note(prompt, before_reply) -> None:
+    """Print a line if `prompt` is a text without what the chat template would write before a reply."""
+    if isinstance(prompt, str) and before_reply not in prompt:
+        print("the prompts are plain text: they are used as they are, and no chat template is applied")
