@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_settings_that_need_each_other_are_judged_together(files, capsys):
 
 
 def test_help_names_every_option_with_a_sentence_and_shows_examples():
-    from toylib.engine.cli import parser
+    from toylib.engine.options import parser
 
     said = parser().format_help()
     assert "torchrun --nproc_per_node 2" in said and "examples:" in said
@@ -151,3 +153,192 @@ def test_two_processes_give_the_losses_of_one_at_twice_the_batch(files, tmp_path
     assert one_held_out == pytest.approx(two_held_out, abs=1e-4)  # 7 pairs: one process is handed one a second time
     ends = [type(tiny_model()).from_pretrained(tmp_path / output) for output in ("one", "two")]
     assert torch.allclose(*map(weights, ends), atol=1e-5)
+
+
+# What is refused before anything is trained.
+
+
+def last_error(capsys):
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: "), line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--epochs", "0"], "--epochs must be a positive number, got 0"),
+        (["--max-steps", "0"], "--max-steps must be a whole number from 1 on, got 0"),
+        (["--lora", "0"], "--lora must be a whole number from 1 on, got 0"),
+        (["--accumulate", "0"], "--accumulate must be a whole number from 1 on, got 0"),
+        (["--batch-size", "-2"], "--batch-size must be a whole number from 1 on, got -2"),
+        (["--max-length", "-5"], "--max-length must be a whole number from 1 on, got -5"),
+        (["--max-length", "10.5"], "--max-length: invalid int value: '10.5'"),
+        (["--save-steps", "2.5"], "--save-steps must be a whole number from 1 on, got 2.5"),
+        (["--limit", "0"], "--limit must be a whole number from 1 on"),
+        (["--eval-fraction", "1"], "--eval-fraction must be between 0 and 1"),
+        (["--learning-rate", "nan"], "--learning-rate must be a positive number"),
+        (["--columns", "prompt"], "--columns prompt: expected field=name"),
+        (["--lora-alpha", "4"], "need --lora RANK"),
+        (["--max-step", "3"], "unrecognized arguments: --max-step"),
+        (["--precision", "fp16", "--max-steps", "1"], "fp16"),
+        (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_name(files, options, named, capsys):
+    assert command_line(*files, *options) == 1
+    assert named in last_error(capsys)
+
+
+def test_an_earlier_run_is_neither_deleted_nor_mixed_with_a_new_one_unasked(files, tmp_path, capsys):
+    quick = [*files, "--batch-size", 2, "--max-steps", 2, "--save-steps", 1]
+    assert command_line(*quick) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert command_line(*quick) == 1
+    assert "holds an earlier run" in (told := last_error(capsys)) and "--resume or --overwrite" in told
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert command_line(*quick, "--overwrite", "--beta", 0.5, "--save-steps", 2) == 0
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert json.loads((tmp_path / "out" / "options.json").read_text())["loss"]["beta"] == 0.5
+
+
+def test_an_output_that_cannot_be_a_folder_is_found_before_training(files, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert command_line(*files) == 1
+    assert f"--output {tmp_path / 'out'} cannot be written" in last_error(capsys)
+
+
+def test_a_configuration_file_gives_the_options_and_the_command_line_overrides_them(files, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {files[3]}\nmodel: {files[1]}\nbatch_size: 2\nlora-alpha: null\nbeta: 0.7\ncpu: true\n")
+    more = ["--output", tmp_path / "out", "--beta", 0.3, "--dry-run", "--max-steps", 5]
+    assert command_line("--config", config, *more) == 0
+    assert "5 updates of 2 pairs" in capsys.readouterr().out
+    assert command_line("--config", config, "--output", tmp_path / "out", "--max-steps", 1) == 0
+    options = json.loads((tmp_path / "out" / "options.json").read_text())
+    assert options["loss"]["beta"] == 0.7 and options["arguments"]["per_device_train_batch_size"] == 2
+    config.write_text("colour: red")
+    capsys.readouterr()
+    assert command_line("--config", config, *more) == 1
+    assert "there is no option 'colour'" in last_error(capsys)
+
+
+# What is shown before training, and after it.
+
+
+def test_a_dry_run_shows_the_first_pair_with_its_special_tokens_and_stops(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("toylib.engine.trainer.DPOTrainer", lambda *_, **__: pytest.fail("a trainer was made"))
+    assert command_line(*files, "--dry-run", "--batch-size", 4, "--limit", 8) == 0
+    shown = capsys.readouterr().out
+    assert "'Customer: the order is late . Agent:'" in shown and "sorry ! let me check <eos>'" in shown
+    assert "no chat template is applied" in shown and "8 pairs" in shown and "2 updates of 4 pairs" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_columns_option_renames_fields(files, tmp_path, capsys):
+    renamed = [{"instruction": pair["prompt"], "chosen": pair["chosen"], "rejected": pair["rejected"]} for pair in MORE]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in renamed))
+    assert command_line(*files, "--columns", "prompt=instruction", "--dry-run") == 0
+    assert "12 pairs" in capsys.readouterr().out
+
+
+def test_progress_goes_to_standard_error_and_the_final_evaluation_is_printed_and_saved(files, tmp_path, capsys):
+    options = [*files, "--batch-size", 2, "--max-steps", 3, "--learning-rate", 1e-2, "--eval-fraction", 0.3]
+    assert command_line(*options) == 0
+    told = capsys.readouterr()
+    assert "step 3/3  training  loss " in told.err and "\r" not in told.err.split("step 3/3")[1] + told.out
+    assert "final evaluation: {'eval_loss'" in told.out
+    closing = told.out.strip().splitlines()[-1]
+    assert closing.startswith("3 updates in ") and "margins" in closing and "accuracy" in closing
+    assert f"saved in {tmp_path / 'out'}" in closing and "toylib chat" in closing
+    saved = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert f"loss {saved['eval_loss']:.4g}" in closing
+
+
+def test_the_held_out_share_has_no_prompt_of_the_training_pairs():
+    from datasets import Dataset
+
+    from toylib.engine.cli import read_pairs
+    from toylib.engine.options import parse
+
+    words = ["--data", "support", "--output", "never", "--eval-fraction", "0.2", "--limit", "100", "--cpu"]
+    data, _, arguments = parse(words)
+    train, held_out = read_pairs(data, arguments)
+    assert isinstance(train, Dataset) and len(train) + len(held_out) == 100 and len(held_out) >= 5
+    assert not set(train["prompt"]) & set(held_out["prompt"])
+
+
+def test_adapters_are_saved_merged_if_asked_and_both_can_be_chatted_with(files, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("peft")
+    options = [*files, "--batch-size", 2, "--max-steps", 2, "--learning-rate", 1e-2, "--lora", 2, "--lora-alpha", 8]
+    options += ["--lora-targets", "q_proj", "v_proj"]
+    assert command_line(*options, "--merge") == 0
+    merged = type(tiny_model()).from_pretrained(tmp_path / "out")
+    assert fingerprint(merged) != fingerprint(tiny_model(0))
+    assert not list((tmp_path / "out").glob("adapter_*"))
+    assert command_line(*options, "--overwrite") == 0
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert settings["lora_alpha"] == 8 and sorted(settings["target_modules"]) == ["q_proj", "v_proj"]
+
+
+def test_chat_answers_until_an_empty_line(files, capsys, monkeypatch):
+    typed = iter(["my order is late .", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert command_line("chat", files[1]) == 0
+    assert len(capsys.readouterr().out.strip()) > 0
+    assert command_line("chat") == 1 and "chat FOLDER" in last_error(capsys)
+
+
+# Stopped, and failed.
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_resume(files, tmp_path, name, capsys, monkeypatch):
+    options = [*files, "--batch-size", 2, "--max-steps", 6, "--learning-rate", 1e-3]
+    assert command_line(*options, "--output", tmp_path / "whole") == 0
+    from toylib.engine.callbacks import StopOnSignal
+
+    number, saw = getattr(signal, name), StopOnSignal.on_step_end
+
+    def send(self, args, state, control, **more):
+        if state.global_step == 3:
+            signal.raise_signal(number)
+        saw(self, args, state, control, **more)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(StopOnSignal, "on_step_end", send)
+        assert command_line(*options) == 128 + number
+    assert signal.getsignal(number) is before
+    assert "stopped after update 3 of 6" in (told := capsys.readouterr().out) and "--resume" in told
+    assert (tmp_path / "out" / "checkpoint-3" / "toylib.json").is_file()
+    assert command_line(*options, "--resume") == 0
+    ends = [fingerprint(type(tiny_model()).from_pretrained(tmp_path / folder)) for folder in ("whole", "out")]
+    assert ends[0] == ends[1]
+
+
+def test_a_full_disk_at_the_last_save_is_one_sentence_and_loses_nothing(files, tmp_path, capsys, monkeypatch):
+    from safetensors import SafetensorError
+
+    from toylib import DPOTrainer
+
+    quick = [*files, "--batch-size", 2, "--max-steps", 2]
+    assert command_line(*quick) == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+    def full(self, folder=None, *_, **__):
+        Path(folder).mkdir()
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(DPOTrainer, "save_model", full)
+    assert command_line(*quick, "--resume") == 1
+    assert "No space left on device" in (told := last_error(capsys)) and "--resume" in told
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_a_failure_nobody_foresaw_is_one_sentence_with_its_kind(files, capsys, monkeypatch):
+    monkeypatch.setattr("toylib.preferences.load_preferences", lambda *_, **__: {}["never"])
+    assert command_line(*files) == 1
+    assert "error: KeyError: 'never'" in last_error(capsys)

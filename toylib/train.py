@@ -142,10 +142,10 @@ def batches(count, batch_size, steps, seed):
         queue = queue[batch_size:]
 
 
-def print_progress(step, steps, metrics, started):
-    """The line of a run of DPO: step, loss, accuracy, and the seconds left."""
+def print_progress(step, steps, metrics, started, first=0):
+    """Print step, loss, accuracy and the seconds left of a run of DPO that began after step `first`."""
     said = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
-    progress_line(f"step {step}/{steps}  {said}", step, steps, started)
+    progress_line(f"step {step}/{steps}  {said}", step - first, steps - first, started)
 
 
 def progress_line(said, step, steps, started):
