@@ -1,5 +1,6 @@
 """Checkpoints: the same run after a kill, clear refusals, and nothing lost on the way."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny import PAIRS, one_sentence, tiny_model
 from trainers import MORE, logged, make_fixture, own_cache, weights  # noqa: F401 (pytest uses the fixtures)
+from transformers import TrainerCallback
 
 from toylib.engine.checkpoints import planned_updates
 
@@ -296,3 +298,117 @@ def test_kill_minus_nine_then_resume_gives_the_same_weights(tmp_path, where, ste
     assert resumed.returncode == 0, resumed.stderr
     ends = [(tmp_path / folder / "end" / "model.safetensors").read_bytes() for folder in ("whole", "killed")]
     assert ends[0] == ends[1]
+
+
+def test_every_file_is_on_the_disk_before_the_seal_and_nothing_is_deleted_before_that(make, tmp_path, monkeypatch):
+    """A power cut loses what was not synced: so the order is files and folders, the seal, its folder, then deletion."""
+    events, names = [], {}
+    opened, synced, replaced, removed = os.open, os.fsync, os.replace, shutil.rmtree
+
+    def watched_open(path, *rest, **more):
+        handle = opened(path, *rest, **more)
+        names[handle] = Path(path)
+        return handle
+
+    def watched_removal(path, *rest, **more):
+        if Path(path).is_dir():
+            events.append(("deleted", Path(path).name))
+        removed(path, *rest, **more)
+
+    monkeypatch.setattr("toylib.engine.seals.os.open", watched_open)
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append(("synced", names[handle].name)), synced(handle)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("renamed", Path(b).name)), replaced(a, b)))
+    monkeypatch.setattr("toylib.engine.seals.shutil.rmtree", watched_removal)
+    make(save_strategy="steps", save_steps=2, max_steps=4, save_total_limit=1).train()
+    deletion = events.index(("deleted", "checkpoint-2"))
+    seal_at = [i for i, event in enumerate(events) if event == ("renamed", "toylib.json")][1]
+    inside = {("synced", path.name) for path in (tmp_path / "out" / "checkpoint-4").iterdir()} - {
+        ("synced", "toylib.json")
+    }
+    first = events.index(("renamed", "toylib.json"))
+    assert len(inside) >= 6 and inside <= set(events[first:seal_at])
+    assert {("synced", "checkpoint-4"), ("synced", "out")} <= set(events[seal_at:deletion])
+
+
+def test_a_rerun_neither_deletes_nor_replaces_the_checkpoints_of_the_earlier_run(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1, "max_steps": 4}
+    make(**settings).train()
+    before = (tmp_path / "out" / "checkpoint-4" / "model.safetensors").read_bytes()
+    make(**settings, beta=0.5).train()
+    aside = tmp_path / "out" / "checkpoint-4-of-an-earlier-run"
+    assert (aside / "model.safetensors").read_bytes() == before
+    first = make(**settings, output=tmp_path / "elsewhere")
+    first.train(resume_from_checkpoint=str(aside))
+    assert first.state.global_step == 4
+
+
+def test_two_runs_in_one_folder_are_refused(make, tmp_path):
+    class Second(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                with pytest.raises(ValueError, match="another run is writing to") as caught:
+                    make().train()
+                self.caught = one_sentence(caught)
+
+    second = Second()
+    make(callbacks=[second]).train()
+    assert "wait for its end, or choose another folder" in second.caught
+    assert not (tmp_path / "out" / ".toylib.lock").exists()
+    make().train()  # the lock is gone with the run
+
+
+def test_a_finished_best_model_run_is_resumed_to_its_best_model(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 4}
+    settings |= {"eval_pairs": PAIRS, "load_best_model_at_end": True, "metric_for_best_model": "eval_logps/chosen"}
+    settings |= {"greater_is_better": False, "learning_rate": 3e-2}  # gets higher from some step on
+    whole = make(**settings)
+    whole.train()
+    last = type(whole.model).from_pretrained(tmp_path / "out" / "checkpoint-4")
+    best = type(whole.model).from_pretrained(whole.state.best_model_checkpoint)
+    assert not torch.equal(weights(best), weights(last))
+    again = make(**settings)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(best)) and torch.equal(weights(whole.model), weights(best))
+
+
+def test_a_checkpoint_without_its_optimizer_is_not_resumed(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    make(**settings, save_only_model=True).train()
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-6"]
+    with pytest.raises(ValueError) as caught:
+        make(**settings).train(resume_from_checkpoint=True)
+    assert "it was saved without its optimizer (save_only_model)" in one_sentence(caught)
+
+
+def test_a_seal_of_a_newer_format_is_refused_and_an_older_one_read(saved, make):
+    seal = saved[1] / "checkpoint-8" / "toylib.json"
+    mark = json.loads(seal.read_text())
+    assert mark["format"] == 2
+    seal.write_text(json.dumps(mark | {"format": 3}))
+    again = make(max_steps=8, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError) as caught:
+        again.train(resume_from_checkpoint=str(saved[1] / "checkpoint-8"))
+    assert "a newer version of toylib sealed it (format 3" in one_sentence(caught)
+    seal.write_text(json.dumps({name: mark[name] for name in ("run", "files")}))
+    again.train(resume_from_checkpoint=str(saved[1] / "checkpoint-8"))
+    assert again.state.global_step == 8
+
+
+def test_the_first_log_entry_after_a_resume_is_that_of_the_whole_run(make, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 4, "max_steps": 8}
+    whole = make(**settings)
+    whole.train()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-8")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    again = make(**settings)
+    again.train(resume_from_checkpoint=True)
+    assert logged(again) == logged(whole) and logged(again, "logps/chosen") == logged(whole, "logps/chosen")
+
+
+def test_weights_that_are_not_finite_are_not_saved_as_a_result(make, tmp_path):
+    trainer = make()
+    next(trainer.model.parameters()).data[0] = float("nan")
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.save_model()
+    assert "the weights are not finite" in one_sentence(caught)
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CHAT, WORDS, tiny_model, tiny_tokenizer
 from trainers import MORE, own_cache, weights  # noqa: F401 (pytest uses the fixture)
 
-from toylib import fingerprint
+from toylib import fingerprint, load_preferences
 from toylib.engine.trainer import METRICS
 
 
@@ -256,15 +256,10 @@ def test_progress_goes_to_standard_error_and_the_final_evaluation_is_printed_and
 
 
 def test_the_held_out_share_has_no_prompt_of_the_training_pairs():
-    from datasets import Dataset
+    from toylib.engine.cli import hold_out
 
-    from toylib.engine.cli import read_pairs
-    from toylib.engine.options import parse
-
-    words = ["--data", "support", "--output", "never", "--eval-fraction", "0.2", "--limit", "100", "--cpu"]
-    data, _, arguments = parse(words)
-    train, held_out = read_pairs(data, arguments)
-    assert isinstance(train, Dataset) and len(train) + len(held_out) == 100 and len(held_out) >= 5
+    train, held_out = hold_out(load_preferences("support").select(range(100)), 0.2, seed=0)
+    assert len(train) + len(held_out) == 100 and len(held_out) >= 5
     assert not set(train["prompt"]) & set(held_out["prompt"])
 
 
@@ -342,3 +337,27 @@ def test_a_failure_nobody_foresaw_is_one_sentence_with_its_kind(files, capsys, m
     monkeypatch.setattr("toylib.preferences.load_preferences", lambda *_, **__: {}["never"])
     assert command_line(*files) == 1
     assert "error: KeyError: 'never'" in last_error(capsys)
+
+
+@pytest.mark.parametrize("on_bad", ["error", "drop"])
+def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on_bad, capsys):
+    words = ["user", "assistant", "system", *WORDS]
+    tokenizer = tiny_tokenizer(words=words)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model(0, vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    question, *replies = ([{"role": role, "content": text}] for role, text in (
+        ("user", "late ."), ("assistant", "sorry"), ("assistant", "no")))  # fmt: skip
+    row = dict(zip(("prompt", "chosen", "rejected"), (question, *replies), strict=True))
+    refused = row | {"prompt": [{"role": "system", "content": "yes"}, *question]}
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, refused, row])))
+    code = command_line(*files, "--on-bad", on_bad, "--dry-run")
+    told = capsys.readouterr()
+    if on_bad == "error":
+        assert code == 1 and "pairs.jsonl, row 2: the chat template refuses" in told.err
+        assert "System role not supported" in told.err and "--on-bad drop" in told.err
+    else:
+        assert code == 0 and "2 pairs, at most" in told.out and "System role not supported" in told.out
+        assert "the tokenizer's chat template is applied" in told.out

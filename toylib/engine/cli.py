@@ -76,8 +76,13 @@ def train(data, loss, arguments, words) -> int:
 
     output, started = Path(arguments.output_dir), time.monotonic()
     check_output(output, data, arguments)
-    pairs, held_out = read_pairs(data, arguments)
+    pairs, held_out = read_pairs(data)
     model, tokenizer, reference = load_models(data, loss)
+    pairs = rendered_rightly(pairs, tokenizer, data.data, data.on_bad)
+    if data.eval_fraction:
+        pairs, held_out = hold_out(pairs, data.eval_fraction, arguments.seed)
+    elif held_out is not None:
+        held_out = rendered_rightly(held_out, tokenizer, data.eval_data, data.on_bad)
     if data.dry_run:
         show_plan(tokenize_pairs(pairs, tokenizer, loss.max_length), pairs, tokenizer, arguments)
         return 0
@@ -132,7 +137,7 @@ def remove_run(output):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_pairs(data, arguments):
+def read_pairs(data):
     """Return the training pairs and the held-out pairs (or None) that the options name."""
     from toylib.preferences import load_preferences
 
@@ -144,18 +149,45 @@ def read_pairs(data, arguments):
     pairs = load_preferences(source, split, columns=data.columns, on_bad=data.on_bad)
     if data.limit:
         pairs = pairs.select(range(min(data.limit, len(pairs))))
-    if data.eval_data:
-        return pairs, load_preferences(data.eval_data, data.eval_split, columns=data.columns, on_bad=data.on_bad)
-    if not data.eval_fraction:
+    if not data.eval_data:
         return pairs, None
-    prompts = [json.dumps(prompt) for prompt in pairs["prompt"]]  # pairs with one prompt stay together
+    return pairs, load_preferences(data.eval_data, data.eval_split, columns=data.columns, on_bad=data.on_bad)
+
+
+def rendered_rightly(pairs, tokenizer, name, on_bad):
+    """Return the pairs that the chat template can render. A row it refuses is an error or, on request, is dropped."""
+    from jinja2 import TemplateError
+
+    from toylib.tokens import render_pair
+
+    if isinstance(pairs[0]["prompt"], str) or not tokenizer.chat_template:
+        return pairs
+    good = []
+    for i, pair in enumerate(pairs):
+        try:
+            render_pair(pair, tokenizer)
+            good.append(i)
+        except (ValueError, TemplateError) as problem:
+            text = f"the chat template refuses it: {problem}" if isinstance(problem, TemplateError) else problem
+            if on_bad == "error":
+                raise ValueError(f"{name}, row {i + 1}: {text}; --on-bad drop leaves such rows out") from None
+            print(f"{name}: dropped a row: {text}")
+    if not good:
+        raise ValueError(f"{name}: no row is left")
+    return pairs if len(good) == len(pairs) else pairs.select(good)
+
+
+def hold_out(pairs, share, seed):
+    """Return the training pairs and a share of held-out ones, drawn by `seed`. Pairs with one prompt stay together."""
+    prompts = [json.dumps(prompt) for prompt in pairs["prompt"]]
     different = list(dict.fromkeys(prompts))
     if len(different) < 2:
         raise ValueError("--eval-fraction needs pairs with at least two different prompts")
-    count = min(max(1, round(data.eval_fraction * len(different))), len(different) - 1)
-    chosen = set(random.Random(arguments.seed).sample(different, count))
-    held_out = [i for i, prompt in enumerate(prompts) if prompt in chosen]
-    return pairs.select([i for i, prompt in enumerate(prompts) if prompt not in chosen]), pairs.select(held_out)
+    count = min(max(1, round(share * len(different))), len(different) - 1)
+    drawn = set(random.Random(seed).sample(different, count))
+    return tuple(
+        pairs.select([i for i, prompt in enumerate(prompts) if (prompt in drawn) is held]) for held in (False, True)
+    )
 
 
 def load_models(data, loss):
