@@ -202,6 +202,12 @@ def test_an_earlier_run_is_neither_deleted_nor_mixed_with_a_new_one_unasked(file
     assert json.loads((tmp_path / "out" / "options.json").read_text())["loss"]["beta"] == 0.5
 
 
+def test_the_folder_of_the_model_is_no_output(files, tmp_path, capsys):
+    assert command_line(*files, "--output", tmp_path / "model", "--overwrite") == 1
+    assert "is the folder of --model" in last_error(capsys)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
 def test_an_output_that_cannot_be_a_folder_is_found_before_training(files, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert command_line(*files) == 1

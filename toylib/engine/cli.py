@@ -117,6 +117,8 @@ def check_output(output, data, arguments):
         raise ValueError(
             f"{output} holds an earlier run ({signs[0]}): add --resume or --overwrite, or choose another folder"
         )
+    if output.is_dir() and output.resolve() == Path(data.model).resolve():
+        raise ValueError(f"--output {output} is the folder of --model: choose another one")
     if data.overwrite and arguments.resume_from_checkpoint:
         raise ValueError("--resume and --overwrite exclude each other: give one of them")
     if arguments.eval_strategy != "no" and not (data.eval_data or data.eval_fraction):
