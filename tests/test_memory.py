@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import one_sentence, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
-from toylib.engine.checkpoints import SEAL
+from toylib.engine.seals import SEAL
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length
 from toylib.labs import hardware
 from toylib.labs.hardware import Card, choose_precision, fit_batch, resume_point, run_folder, settings_hash

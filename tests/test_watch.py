@@ -6,7 +6,7 @@ from tiny import PAIRS, tiny_model, tiny_tokenizer
 from transformers import PrinterCallback, TrainingArguments
 
 from toylib import DPOTrainer, fingerprint
-from toylib.engine.callbacks import PullThePlug, watch
+from toylib.engine.callbacks import FailAtStep, watch
 from toylib.labs.hardware import resume_point
 
 
@@ -53,7 +53,7 @@ def test_on_step_gets_the_steps_metrics_and_the_policy_and_may_add_to_its_own_co
 def test_a_run_whose_plug_was_pulled_goes_on_and_ends_like_the_whole_one(make, tmp_path, capsys):
     whole, doomed = make("whole"), make("broken")
     whole.train()
-    doomed.add_callback(PullThePlug(5))
+    doomed.add_callback(FailAtStep(5))
     with pytest.raises(ConnectionError, match="at step 5 of 6"):
         doomed.train()
     capsys.readouterr()

@@ -176,10 +176,10 @@ def batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[list
         queue = queue[batch_size:]
 
 
-def print_progress(step: int, steps: int, metrics: dict[str, float], started: float) -> None:
-    """Print step, loss and accuracy of a DPO run in place, with the estimated time remaining."""
+def print_progress(step: int, steps: int, metrics: dict[str, float], started: float, first: int = 0) -> None:
+    """Print step, loss and accuracy of a DPO run that began after step `first`, with the estimated time remaining."""
     measured = f"loss {metrics['loss']:.3f}  accuracy {metrics['rewards/accuracies']:.2f}"
-    progress_line(f"step {step}/{steps}  {measured}", step, steps, started)
+    progress_line(f"step {step}/{steps}  {measured}", step - first, steps - first, started)
 
 
 def progress_line(text: str, step: int, steps: int, started: float) -> None:

@@ -1,26 +1,19 @@
-"""Checkpoints that can be trusted: sealed when whole, checked before they are resumed, kept until the next is sealed.
-
-The Trainer writes a checkpoint file by file into its final folder, so a run killed in the middle leaves one that looks
-like any other. A seal, written last, tells them apart: the size and checksum of every file, and what run it belongs to.
-"""
+"""A Trainer whose checkpoints can be trusted (`seals`), and that stops before a bad number reaches the weights."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import os
-import re
 import shutil
-import zlib
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import SchedulerType, TrainOutput
 
-SEAL = "toylib.json"
+from toylib.engine.seals import EARLIER, belongs_to, drop_oldest, find_checkpoint, flaw, locked, seal, set_aside
+
 UPDATE = ("learning_rate", "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm")
 UPDATE += ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")
 UPDATE += ("train_sampling_strategy", "dataloader_drop_last")  # which pairs it is made of
@@ -31,33 +24,51 @@ ADDRESSES = ("base_model_name_or_path", "revision", "peft_version", "auto_mappin
 class SafeTrainer(Trainer):
     """A Trainer whose `identity` (JSON values by name) is sealed into its checkpoints, and that stops at a bad number.
 
-    The identity is whatever an update depends on. How often it saves, logs and evaluates, on what and where to, the
-    split of a batch into steps and processes, and gradient checkpointing are not in it and may differ at a resume.
+    The identity is whatever an update depends on. It leaves out how often, on what and where the run saves, logs and
+    evaluates, how a batch is split into steps and processes, and gradient checkpointing. Those may differ at a resume.
+    Raises `ValueError` for fp16 on a CPU, and while another run writes to the same `output_dir`.
     """
 
     def __init__(self, model, args, optimizers=(None, None), **kwargs):
+        if args.fp16 and args.device.type == "cpu":
+            raise ValueError("fp16 autocast does nothing on a CPU: use fp32 or bf16")
         super().__init__(model=model, args=args, optimizers=optimizers, **kwargs)
-        self.add_callback(AsOftenAsAskedNow())
+        self.add_callback(FollowArguments())
         self.given = given_rule(*optimizers)
         self.identity = {"mixed_precision": self.accelerator.mixed_precision, "dtype": str(model.dtype)}
         self.identity |= adapters(model)
         self.identity["number of trained weights"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """`Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run.
+        """Do as `Trainer.train`. `resume_from_checkpoint=True` takes the newest checkpoint that is whole and of this run.
 
-        To go on for more updates than planned is the same run only under a schedule that does not end (`ENDLESS`).
+        To continue for more updates than planned is the same run only under a schedule that does not end (`ENDLESS`).
         """
-        self.identity |= update_rule(self.args, planned_updates(self.args, len(self.train_dataset))) | self.given
-        if resume_from_checkpoint:
-            resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint, self.identity)
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
-            if 0 < self.args.max_steps <= state.global_step:  # it is done: the Trainer would take one step more
-                self._load_from_checkpoint(resume_from_checkpoint)
-                self.state = state
-                return TrainOutput(state.global_step, float("nan"), {})
+        updates = planned_updates(self.args, len(self.train_dataset))
+        self.identity |= update_rule(self.args, updates) | self.given
+        with locked(self.args.output_dir) if self.args.should_save else contextlib.nullcontext():
+            if resume_from_checkpoint:
+                resume_from_checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint, self.identity)
+                state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+                if updates <= state.global_step:  # the run is finished, and the Trainer would take one step more
+                    return self._load_finished(resume_from_checkpoint, state)
+            return self._train_to_the_end(resume_from_checkpoint or None, **kwargs)
+
+    def _load_finished(self, folder, state):
+        """Load the end of a finished run: its last weights, or its best under `load_best_model_at_end`."""
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if best and not Path(best).is_dir():
+            best = str(Path(folder).with_name(Path(best).name))  # the output folder was moved
+        if best and (problem := flaw(best, self.identity, to_resume=False)):
+            raise ValueError(f"the run is finished, but its best checkpoint {best} cannot be loaded: {problem}")
+        self._load_from_checkpoint(best or folder)
+        self.state = state
+        return TrainOutput(state.global_step, float("nan"), {})
+
+    def _train_to_the_end(self, resume_from_checkpoint, **kwargs):
+        """Train, and save the weights before a number that is not finite to `last-finite`."""
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except FloatingPointError as problem:
             if self.args.world_size > 1:  # the other processes are not here to save with
                 raise
@@ -70,20 +81,28 @@ class SafeTrainer(Trainer):
             self.save_model(str(kept))
             raise FloatingPointError(f"{problem}; the weights before that step are in {kept}") from None
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Do as `Trainer.save_model`. Raises `FloatingPointError` instead of saving weights that are not finite."""
+        if not has_finite_weights(self.model):
+            raise FloatingPointError(
+                f"the weights are not finite after step {self.state.global_step}: nothing is saved"
+            )
+        super().save_model(output_dir, _internal_call)
+
     def _get_grad_norm(self, model, grad_norm=None):
-        """The Trainer's, which it asks for right before each update: the place to keep a bad one from the weights."""
+        """Return the Trainer's norm, and stop here, right before the update, if it is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.accelerator.scaler is None and not torch.isfinite(torch.as_tensor(grad_norm)):  # a scaler skips such
             raise FloatingPointError(f"the gradient is not finite at step {self.state.global_step + 1}")
         return grad_norm
 
     def _save_checkpoint(self, model, trial):
-        """As the Trainer does, but sealed when whole, and nothing older is deleted before that."""
+        """Save as the Trainer does, then seal the checkpoint, and only then delete older ones of this run."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if not has_finite_weights(self.model):
             raise FloatingPointError(f"the weights are not finite after step {self.state.global_step}")
         if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # what an earlier run left there, whole or not
+            set_aside(folder)
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -92,7 +111,7 @@ class SafeTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)  # the Trainer's was written without the limit
-                seal(folder, self.identity)
+                seal(folder, self.identity, resumable=not self.args.save_only_model)
         except Exception as problem:  # whatever the writers raise when a disk is full, and each has its own
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(
@@ -101,18 +120,28 @@ class SafeTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            drop_oldest(folder.parent, limit, {str(folder), str(self.state.best_model_checkpoint)})
+            if belongs_to(aside := Path(f"{folder}{EARLIER}"), self.identity):
+                shutil.rmtree(aside, ignore_errors=True)
+            drop_oldest(folder.parent, limit, {str(folder), str(self.state.best_model_checkpoint)}, self.identity)
 
 
-class AsOftenAsAskedNow(TrainerCallback):
-    """A resumed run saves, logs and evaluates as its own arguments say; the Trainer does as the checkpoint's said."""
+class FollowArguments(TrainerCallback):
+    """Let a resumed run save, log and evaluate as its own arguments say. The Trainer does as the checkpoint's said.
+
+    It also logs whenever it saves, so that the first log entry after a resume is the one of the uninterrupted run.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)
 
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end
+
 
 def planned_updates(args, count) -> int:
-    """The number of updates that `args` plan on `count` pairs, as the Trainer finds it."""
+    """Return the number of updates that `args` plan on `count` pairs, as the Trainer finds it."""
     if args.max_steps > 0:
         return args.max_steps
     size = args.train_batch_size * args.world_size
@@ -121,7 +150,7 @@ def planned_updates(args, count) -> int:
 
 
 def update_rule(args, updates) -> dict:
-    """What an update does, by name: optimizer, rate, clipping, schedule over the planned `updates`."""
+    """Return what an update does, by name: optimizer, rate, clipping, schedule over the planned `updates`."""
     kind, warmup = SchedulerType(args.lr_scheduler_type).value, args.get_warmup_steps(updates)
     schedule = kind if kind == "constant" else f"{kind}, {warmup} updates of warm-up"
     schedule += "" if kind in ENDLESS else f", {updates} updates in all"
@@ -129,9 +158,9 @@ def update_rule(args, updates) -> dict:
 
 
 def given_rule(optimizer, scheduler) -> dict:
-    """As `update_rule`, of an optimizer and a schedule that were made outside; {} if there is none.
+    """Return what `update_rule` does, of an optimizer and a schedule that were made outside; {} if there is none.
 
-    Such a schedule cannot be read, so its class stands for it: that it goes on as it began is the caller's to see to.
+    Such a schedule cannot be read, so its class stands for it. The caller has to see to it that it continues as it began.
     """
     rule = {}
     if optimizer is not None:
@@ -144,7 +173,10 @@ def given_rule(optimizer, scheduler) -> dict:
 
 
 def adapters(model) -> dict:
-    """The configuration of a PEFT model's adapters by name, addresses and unset values aside; {} of any other model."""
+    """Return the configuration of a PEFT model's adapters by name, without addresses and unset values.
+
+    Of any other model, return {}.
+    """
     found = {}
     for name, config in getattr(model, "peft_config", {}).items():
         values = {k: v for k, v in config.to_dict().items() if v and k not in ADDRESSES}
@@ -155,90 +187,6 @@ def adapters(model) -> dict:
     return found
 
 
-def seal(folder, run: dict) -> None:
-    """Mark the checkpoint in `folder` as whole and as one of the run that `run` describes (JSON values by name)."""
-    folder = Path(folder)
-    files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    unfinished = folder / f"{SEAL}.unfinished"
-    unfinished.write_text(json.dumps({"run": run, "files": files}, indent=1, default=str), encoding="utf-8")
-    os.replace(unfinished, folder / SEAL)
-
-
-def drop_oldest(output_dir, limit, keep) -> None:
-    """Delete all but the `limit` checkpoints that were written last, whatever their step; never those in `keep`.
-
-    The Trainer's own rotation goes by step where clocks are coarse, and so would delete a new run's first checkpoints
-    in a folder with an older, longer run's.
-    """
-    folders = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
-    for folder in folders[: max(0, len(folders) - limit)] if limit else []:
-        if str(folder) not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def has_finite_weights(model) -> bool:
+    """Tell whether every weight of `model` is finite."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-
-
-def flaw(folder, run: dict) -> str | None:
-    """Why the checkpoint in `folder` cannot go on as the run that `run` describes, in one clause; None if it can."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return "there is no such folder"
-    try:
-        mark = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        theirs, files = dict(mark["run"]), dict(mark["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"it has no readable {SEAL}: it was cut off while being written, or made by another program"
-    run = json.loads(json.dumps(run, default=str))
-    for name in [*run, *(name for name in theirs if name not in run)]:
-        if theirs.get(name) != run.get(name):
-            here, there = (shorten(repr(values.get(name)), 100, placeholder=" …") for values in (run, theirs))
-            return f"it belongs to another run: its {name} is {there}, here it is {here}"
-    for name, checksum in files.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if _checksum(folder / name) != checksum:
-            return f"{name} is damaged: it is not what was written"
-    return None
-
-
-def checkpoints_in(folder) -> list[tuple[int, Path]]:
-    """`(step, path)` of each checkpoint in `folder`, whole or not, the newest first."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(((int(path.name.split("-")[1]), path) for path in found), reverse=True)
-
-
-def find_checkpoint(output_dir, wanted, run: dict) -> str:
-    """The checkpoint to resume: the folder `wanted`, or, for True, the newest whole one in `output_dir`.
-
-    Raises `ValueError` if the wanted one cannot be resumed, naming what is wrong and the newest that can be.
-    """
-    folders = [path for _, path in checkpoints_in(output_dir)]
-    if wanted is not True:
-        problem = flaw(wanted, run)
-        if problem is None:
-            return str(wanted)
-        whole = next((path for path in folders if path != Path(wanted) and flaw(path, run) is None), None)
-        advice = f"{whole} is whole, resume from there" if whole else "no other checkpoint there is whole"
-        raise ValueError(f"cannot resume from {wanted}: {problem}; {advice}")
-    problems = []
-    for path in folders:
-        problem = flaw(path, run)
-        if problem is None:
-            for line in problems:
-                print(f"passed over {line}")
-            return str(path)
-        problems.append(f"{path}: {problem}")
-    newest = f": {problems[0]}" if problems else ""
-    older = f"; nor can the {len(problems) - 1} older be resumed" if len(problems) > 1 else ""
-    raise ValueError(f"no checkpoint to resume in {output_dir}{newest}{older}")
-
-
-def _checksum(path) -> list[int]:
-    """Size and CRC-32: enough against accidents, and several times quicker than a cryptographic hash."""
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return [path.stat().st_size, crc]

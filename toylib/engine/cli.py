@@ -1,171 +1,236 @@
-"""`python -m toylib`: DPOTrainer from the command line, for those who outgrow the notebook."""
+"""`python -m toylib`: train on your own pairs with `DPOTrainer`, then chat with the result. The options are in `options`."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import random
+import shlex
+import shutil
 import sys
+import time
+from pathlib import Path
 
-from toylib.preferences import first_line
-
-CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")  # its newest name in transformers, and its first
-DESCRIPTION = """\
-Train a causal language model on preference pairs with Direct Preference Optimization.
-
-The pairs are a file (.jsonl, .json, .csv, .parquet), a shipped set or a Hugging Face data set with prompt, chosen and
-rejected: as text, as lists of messages, or as whole dialogues that share their beginning. The reference is the model
-as it is given; its log-probs are computed once and cached. Results go to --output: the trained model with its tokenizer
-(safetensors), and checkpoint-N folders from which --resume goes on, bit for bit on a CPU."""
-
-EXAMPLES = """\
-examples:
-  python -m toylib --data support --output runs/first --learning-rate 1e-4
-  python -m toylib --model HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --output runs/smol --beta 0.5
-  python -m toylib --data support --output runs/first --learning-rate 1e-4 --resume
-  torchrun --nproc_per_node 2 -m toylib --model … --data … --output …
-  accelerate launch --config_file fsdp.yaml -m toylib --model … --data … --output …"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options, in the order in which one meets them."""
-    p = argparse.ArgumentParser(
-        prog="python -m toylib",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = p.add_argument_group("what to train, on what")
-    what.add_argument("--model", default="support-lm", help="shipped name, folder or hub id (default: %(default)s)")
-    what.add_argument("--data", required=True, help="training pairs: a file, a shipped set (support, …) or a hub id")
-    what.add_argument("--eval-data", help="held-out pairs, scored at every --eval-steps and at the end")
-    what.add_argument("--split", default="train", help="split of a shipped or hub set (default: %(default)s)")
-    what.add_argument("--eval-split", default="train", help="the same for --eval-data (default: %(default)s)")
-    what.add_argument("--on-bad", choices=("error", "drop"), default="error", help="a bad row: stop, or drop and count")
-    what.add_argument("--output", required=True, help="folder for the trained model and the checkpoints")
-    loss = p.add_argument_group("the loss")
-    loss.add_argument("--beta", type=float, default=0.1, help="strength of the KL penalty (default: %(default)s)")
-    loss.add_argument("--loss-type", default="sigmoid", help="sigmoid, robust, hinge or ipo (default: %(default)s)")
-    loss.add_argument(
-        "--label-smoothing", type=float, default=0.0, help="share of labels believed flipped (default: 0)"
-    )
-    loss.add_argument("--average-logps", action="store_true", help="divide log-probs by the reply's length")
-    loss.add_argument("--max-length", type=int, default=1024, help="tokens of prompt and reply (default: %(default)s)")
-    run = p.add_argument_group("the run")
-    run.add_argument("--learning-rate", type=float, default=1e-6, help="peak of the rate (default: %(default)s)")
-    run.add_argument("--epochs", type=float, default=1.0, help="passes over the pairs (default: %(default)s)")
-    run.add_argument("--max-steps", type=int, default=-1, help="stop after so many updates (overrides --epochs)")
-    run.add_argument("--batch-size", type=int, default=8, help="pairs a step and process (default: %(default)s)")
-    run.add_argument("--accumulate", type=int, default=1, help="such steps an update (default: %(default)s)")
-    run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="autocast over fp32 weights")
-    run.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    run.add_argument("--lora", type=int, metavar="RANK", help="train LoRA adapters of this rank instead of all weights")
-    run.add_argument("--save-steps", type=int, default=100, help="updates between checkpoints (default: %(default)s)")
-    run.add_argument("--eval-steps", type=int, help="updates between evaluations (default: only at the end)")
-    run.add_argument("--seed", type=int, default=0, help="of the order of the pairs (default: %(default)s)")
-    run.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
-    run.add_argument(
-        "--resume",
-        nargs="?",
-        const=True,
-        metavar="FOLDER",
-        help="go on from FOLDER, or the newest whole one, with the options it had (saving, logging, evaluation aside)",
-    )
-    run.add_argument(
-        "--report-to", default="none", help="where metrics go: tensorboard, wandb, … (default: %(default)s)"
-    )
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other field of transformers.TrainingArguments",
-    )
-    return p
-
-
-def other_settings(given) -> dict:
-    """`--set name=value` as typed values for `TrainingArguments`; an unknown name is a `ValueError`."""
-    from transformers import HfArgumentParser, TrainingArguments
-
-    words = ["--output_dir=."]  # the one field without a default
-    for item in given:
-        name, equals, value = item.partition("=")
-        field = TrainingArguments.__dataclass_fields__.get(name)
-        if not equals or field is None or not field.init:
-            raise ValueError(f"--set {item}: expected name=value with the name of a field of TrainingArguments")
-        words.append(f"--{name}={value}")
-    try:
-        known = HfArgumentParser(TrainingArguments, exit_on_error=False).parse_args(words)
-    except argparse.ArgumentError as problem:
-        raise ValueError(f"--set {problem.argument_name.split('/')[0].lstrip('-')}: {problem.message}") from None
-    return {item.partition("=")[0]: getattr(known, item.partition("=")[0]) for item in given}
+# What only an earlier run leaves in a folder.
+RUN_SIGNS = ("checkpoint-*", "options.json", "*.safetensors", "last-finite")
+KNOWN = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)  # their messages are sentences of their own
 
 
 def main(arguments=None) -> int:
-    """Train as told; returns the exit code, and prints one sentence for what the user can mend."""
-    options = parser().parse_args(arguments)
+    """Train as told, or chat. Return the exit code; what the user can mend is one sentence on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        train(options)
-    except (ValueError, FloatingPointError, OSError, RuntimeError) as problem:
-        print(f"error: {first_line(problem, 1000)}", file=sys.stderr)
+        if words[:1] == ["chat"]:
+            return chat(words[1:])
+        from toylib.engine.options import parse
+
+        with messages_to_stderr():
+            return train(*parse(words), words)
+    except KeyboardInterrupt:
+        print("\nerror: interrupted; checkpoints that were saved before are whole", file=sys.stderr)
+        return 130
+    except Exception as problem:
+        if os.environ.get("TOYLIB_TRACEBACK"):
+            raise
+        text = " ".join(str(problem).split()) or type(problem).__name__
+        if not isinstance(problem, KNOWN):
+            text = f"{type(problem).__name__}: {text} (TOYLIB_TRACEBACK=1 shows where)"
+        print(f"\nerror: {text[:1000]}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def messages_to_stderr():
+    """Send what toylib logs to standard error while open, without bars where that is a file.
+
+    Of several processes, only the first one prints.
+    """
+    from transformers.utils import logging as hf_logging
+
+    first, bars = os.environ.get("RANK", "0") == "0", hf_logging.is_progress_bar_enabled()
+    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("toylib")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if first else logging.ERROR)
+    if not sys.stderr.isatty():
+        hf_logging.disable_progress_bar()
+    try:
+        with contextlib.nullcontext() if first else contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+def train(data, loss, arguments, words) -> int:
+    """Run one training from reading the pairs to the summary line. Return the exit code."""
+    from toylib.engine.callbacks import StopOnSignal, print_to_terminal
+    from toylib.engine.reporting import save_result, show_plan, summary
+    from toylib.engine.trainer import DPOTrainer
+    from toylib.tokens import tokenize_pairs
+
+    output, started = Path(arguments.output_dir), time.monotonic()
+    check_output(output, data, arguments)
+    pairs, held_out = read_pairs(data)
+    model, tokenizer, reference = load_models(data, loss)
+    pairs = rendered_rightly(pairs, tokenizer, data.data, data.on_bad)
+    if data.eval_fraction:
+        pairs, held_out = hold_out(pairs, data.eval_fraction, arguments.seed)
+    elif held_out is not None:
+        held_out = rendered_rightly(held_out, tokenizer, data.eval_data, data.on_bad)
+    if data.dry_run:
+        show_plan(tokenize_pairs(pairs, tokenizer, loss.max_length), pairs, tokenizer, arguments)
+        return 0
+    stop = StopOnSignal()
+    settings = {name: getattr(loss, name) for name in ("beta", "loss_type", "label_smoothing", "average_logps")}
+    trainer = DPOTrainer(
+        model, arguments, pairs, held_out, processing_class=tokenizer, ref_model=reference, callbacks=[stop],
+        max_length=loss.max_length, **settings,
+    )  # fmt: skip
+    updates = show_plan(trainer.train_dataset, pairs, tokenizer, trainer.args)
+    trainer.args.logging_steps = min(trainer.args.logging_steps, updates)  # a short run logs once, at its end
+    print_to_terminal(trainer)
+    if data.overwrite and trainer.args.should_save:
+        remove_run(output)
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    if stop.received:
+        again = shlex.join(word for word in map(str, words) if word != "--overwrite")
+        again += "" if "--resume" in words else " --resume"
+        print(f"stopped after update {trainer.state.global_step} of {updates}, which is saved. To continue:")
+        print(f"  python -m toylib {again}")
+        return 128 + stop.received
+    metrics = trainer.evaluate() if held_out is not None else {}
+    save_result(trainer, output, {"data": vars(data), "loss": vars(loss)}, metrics, loss.merge)
+    print(summary(trainer, metrics, time.monotonic() - started, output))
     return 0
 
 
-def train(options) -> None:
-    from transformers import TrainingArguments
+def check_output(output, data, arguments):
+    """Refuse an output folder that holds an earlier run, or that cannot be written. Raises `ValueError`."""
+    signs = [path.name for sign in RUN_SIGNS for path in output.glob(sign)] if output.is_dir() else []
+    if signs and not (data.overwrite or arguments.resume_from_checkpoint or data.dry_run):
+        raise ValueError(
+            f"{output} holds an earlier run ({signs[0]}): add --resume or --overwrite, or choose another folder"
+        )
+    if output.is_dir() and output.resolve() == Path(data.model).resolve():
+        raise ValueError(f"--output {output} is the folder of --model: choose another one")
+    if data.overwrite and arguments.resume_from_checkpoint:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    if arguments.eval_strategy != "no" and not (data.eval_data or data.eval_fraction):
+        raise ValueError("--eval-steps needs --eval-data or --eval-fraction")
+    if not data.dry_run:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            probe = output / f".writable-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as problem:
+            raise ValueError(f"--output {output} cannot be written: {problem.strerror or problem}") from None
 
-    from toylib.engine.trainer import DPOTrainer
-    from toylib.models import load_model
+
+def remove_run(output):
+    """Delete what an earlier run left in `output`, and nothing else."""
+    for path in [path for sign in RUN_SIGNS for path in output.glob(sign)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_pairs(data):
+    """Return the training pairs and the held-out pairs (or None) that the options name."""
     from toylib.preferences import load_preferences
 
-    settings = {
-        "output_dir": options.output,
-        "learning_rate": options.learning_rate,
-        "num_train_epochs": options.epochs,
-        "max_steps": options.max_steps,
-        "per_device_train_batch_size": options.batch_size,
-        "gradient_accumulation_steps": options.accumulate,
-        "bf16": options.precision == "bf16",
-        "fp16": options.precision == "fp16",
-        "save_steps": options.save_steps,
-        "save_total_limit": 2,
-        "eval_strategy": "steps" if options.eval_steps else "no",
-        "eval_steps": options.eval_steps,
-        "logging_steps": 10,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "seed": options.seed,
-        "use_cpu": options.cpu,
-        "report_to": options.report_to,
-    }
-    if options.gradient_checkpointing:
-        settings |= {next(name for name in CHECKPOINTING if name in TrainingArguments.__dataclass_fields__): True}
-    arguments = TrainingArguments(**settings | other_settings(options.set))
-    if options.eval_steps and not options.eval_data:
-        raise ValueError("--eval-steps needs --eval-data")
-    pairs = load_preferences(options.data, options.split, on_bad=options.on_bad)
-    held_out = options.eval_data and load_preferences(options.eval_data, options.eval_split, on_bad=options.on_bad)
-    model, tokenizer = load_model(options.model, device="cpu")
-    if options.lora:
-        from peft import LoraConfig, get_peft_model
+    source, split = data.data, data.split
+    if data.subset:
+        from datasets import load_dataset
 
-        adapters = LoraConfig(
-            r=options.lora, lora_alpha=2 * options.lora, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = get_peft_model(model, adapters)
-    trainer = DPOTrainer(
-        model,
-        arguments,
-        pairs,
-        held_out or None,
-        processing_class=tokenizer,
-        beta=options.beta,
-        loss_type=options.loss_type,
-        label_smoothing=options.label_smoothing,
-        average_logps=options.average_logps,
-        max_length=options.max_length,
+        source, split = load_dataset(data.data, data.subset, split=data.split), "train"
+    pairs = load_preferences(source, split, columns=data.columns, on_bad=data.on_bad)
+    if data.limit:
+        pairs = pairs.select(range(min(data.limit, len(pairs))))
+    if not data.eval_data:
+        return pairs, None
+    return pairs, load_preferences(data.eval_data, data.eval_split, columns=data.columns, on_bad=data.on_bad)
+
+
+def rendered_rightly(pairs, tokenizer, name, on_bad):
+    """Return the pairs that the chat template can render. A row it refuses is an error or, on request, is dropped."""
+    from jinja2 import TemplateError
+
+    from toylib.tokens import render_pair
+
+    if isinstance(pairs[0]["prompt"], str) or not tokenizer.chat_template:
+        return pairs
+    good = []
+    for i, pair in enumerate(pairs):
+        try:
+            render_pair(pair, tokenizer)
+            good.append(i)
+        except (ValueError, TemplateError) as problem:
+            text = f"the chat template refuses it: {problem}" if isinstance(problem, TemplateError) else problem
+            if on_bad == "error":
+                raise ValueError(f"{name}, row {i + 1}: {text}; --on-bad drop leaves such rows out") from None
+            print(f"{name}: dropped a row: {text}")
+    if not good:
+        raise ValueError(f"{name}: no row is left")
+    return pairs if len(good) == len(pairs) else pairs.select(good)
+
+
+def hold_out(pairs, share, seed):
+    """Return the training pairs and a share of held-out ones, drawn by `seed`. Pairs with one prompt stay together."""
+    prompts = [json.dumps(prompt) for prompt in pairs["prompt"]]
+    different = list(dict.fromkeys(prompts))
+    if len(different) < 2:
+        raise ValueError("--eval-fraction needs pairs with at least two different prompts")
+    count = min(max(1, round(share * len(different))), len(different) - 1)
+    drawn = set(random.Random(seed).sample(different, count))
+    return tuple(
+        pairs.select([i for i, prompt in enumerate(prompts) if (prompt in drawn) is held]) for held in (False, True)
     )
-    trainer.train(resume_from_checkpoint=options.resume)
-    if held_out:
-        trainer.evaluate()
-    trainer.save_model()
+
+
+def load_models(data, loss):
+    """Return the model to train, with its LoRA adapters if asked for, its tokenizer, and the reference (or None)."""
+    from toylib.models import load_model
+
+    model, tokenizer = load_model(data.model, device="cpu")
+    reference = load_model(data.ref_model, device="cpu")[0] if data.ref_model else None
+    if loss.lora:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError:
+            raise ValueError("--lora needs the package peft: pip install peft") from None
+        targets, alpha = loss.lora_targets or "all-linear", loss.lora_alpha or 2 * loss.lora
+        model = get_peft_model(
+            model, LoraConfig(r=loss.lora, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+        )
+    return model, tokenizer, reference
+
+
+def chat(words) -> int:
+    """Answer what is typed, with the model in a folder, until an empty line or the end of the input."""
+    from toylib.models import load_model
+    from toylib.replies import sample_replies
+
+    if len(words) != 1 or words[0].startswith("-"):
+        raise ValueError("usage: python -m toylib chat FOLDER")
+    model, tokenizer = load_model(words[0])
+    print("Type a message; an empty line ends the chat.", file=sys.stderr)
+    messages = []
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            return 0
+        if not text:
+            return 0
+        prompt = text
+        if tokenizer.chat_template:
+            messages.append({"role": "user", "content": text})
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        (reply,) = sample_replies(model, tokenizer, [prompt], max_new_tokens=256, seed=len(messages)).texts
+        messages.append({"role": "assistant", "content": reply.strip()})
+        print("".join(c if c.isprintable() or c == "\n" else " " for c in reply.strip()))
