@@ -43,6 +43,7 @@ METHODS = {
 
 
 def main(seeds):
+    """Run everything that the tables do not have yet, for these seeds."""
     model, tokenizer = load_model("support-lm", device="cpu")
     experiments = Experiments(model, tokenizer)
     for seed in seeds:

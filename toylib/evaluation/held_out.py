@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 from toylib.evaluation.comparisons import win_rate
 from toylib.evaluation.judge import judge
 from toylib.preferences import load_prompts
@@ -34,6 +37,23 @@ def held_out_prompts(*splits, every=1) -> tuple[list[str], list[str]]:
     """Return `(prompts, intents)` of shipped splits (by default `test` and `heldout`), only each `every`-th of them."""
     rows = [row for split in splits or ("test", "heldout") for row in load_prompts(split)][::every]
     return [row["prompt"] for row in rows], [row["intent"] for row in rows]
+
+
+def draw_prompts(prompts, count, seed=0) -> tuple[list[str], list[str]]:
+    """Draw `count` different prompts, balanced over intents. Return `(prompts, intents)` in the order they were given.
+
+    `prompts` are rows with a `prompt` and an `intent`, as in `load_prompts`. Intents differ by at most one prompt as
+    long as there are enough of each. Raises `ValueError` if `count` is not a whole number from 1 to the number of rows.
+    """
+    rows = list(prompts)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(rows):
+        raise ValueError(f"count must be a whole number from 1 to {len(rows)}, the number of prompts, got {count!r}")
+    rng, by_intent = random.Random(seed), {}
+    for place in rng.sample(range(len(rows)), len(rows)):
+        by_intent.setdefault(rows[place]["intent"], []).append(place)
+    in_turn = itertools.zip_longest(*(by_intent[name] for name in rng.sample(sorted(by_intent), len(by_intent))))
+    drawn = sorted([place for turn in in_turn for place in turn if place is not None][:count])
+    return [rows[place]["prompt"] for place in drawn], [rows[place]["intent"] for place in drawn]
 
 
 class HeldOut:
