@@ -27,8 +27,8 @@ BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDS = (0, 1, 2)
 STEPS = 160
 MEASURED_AT = (10, 20, 40, 80, 160)
-SHOWN = (3, 23, 42, 80, 118)  # of the hand-written prompts, beside the worked example's
-KEPT_STEPS = 5  # of the curves every fifth step is shipped, and the first ones
+SHOWN = (3, 23, 42, 80, 118)  # of the hand-written prompts; the worked example comes first
+SHIPPED_EVERY = 5  # the curves are shipped for every fifth step and the first five
 LENGTH_STEPS = 40
 
 
@@ -51,7 +51,7 @@ def run_betas(betas=BETAS, seeds=SEEDS) -> Sweep:
         seeds=seeds,
     )
     step, held_out = sweep.curves["step"], sweep.curves["heldout_margin"].notna()
-    return sweep._replace(curves=sweep.curves[(step <= KEPT_STEPS) | (step % KEPT_STEPS == 0) | held_out])
+    return sweep._replace(curves=sweep.curves[(step <= SHIPPED_EVERY) | (step % SHIPPED_EVERY == 0) | held_out])
 
 
 def run_lengths(seeds=SEEDS, beta=0.1) -> pandas.DataFrame:
