@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def sft_examples(rng, styles=compose.STYLES):
-    """(prompt, reply, number of the intent) without end: the text of training. Never a dev or test phrasing."""
+    """Yield `(prompt, reply, number of the intent)` for training, without end and without dev or test phrasings."""
     asked = {intent: list(lines["phrasings"]) for intent, lines in compose.INTENTS.items()}
     for pair in read_file(DATA / "handwritten" / "train.jsonl"):
         asked[pair["intent"]].append(compose.phrasing_of(pair["prompt"]))
@@ -46,19 +46,19 @@ def sft_examples(rng, styles=compose.STYLES):
         phrasing = rng.choice((asked if rng.random() < 0.25 else fragments)[intent])
         second = rng.choice(fragments[intent])
         if rng.random() < 0.5 and not compose.slots_in(phrasing) & compose.slots_in(second):
-            phrasing = f"{phrasing} {second}"  # two ways of saying it in one message
+            phrasing = f"{phrasing} {second}"  # the same request twice in one message
         message = compose.customer(rng, phrasing)
-        values = compose.values_said(message)
+        values = compose.values_given(message)
         if rng.random() < 0.6:
             message = compose.roughen(rng, message, {word for value in values.values() for word in value.split()})
         reply = compose.reply(rng, intent, compose.draw_style(rng, styles), values)
-        yield compose.as_prompt(message), reply, intents.index(intent)
+        yield compose.shop_prompt(message), reply, intents.index(intent)
 
 
 def build_tokenizer(examples):
-    """A byte-level BPE that reads an order number as two tokens, and as two kinds: " 48" or "#48", then "21".
+    """Train a byte-level BPE tokenizer that splits an order number into two tokens, such as " 48" or "#48" and "21".
 
-    So the model can tell the first half from the second by the token alone, which makes copying far easier to learn.
+    The model can tell the first half from the second by the token alone, which makes copying far easier to learn.
     """
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r"[ #]?\d{1,2}| ?[A-Za-z]+|'[a-z]+| ?[^\sA-Za-z\d#]+|[\s#]")
@@ -75,7 +75,7 @@ def build_tokenizer(examples):
     digits = [f"{before}{n:02d}" for n in range(100) for before in ("", " ", "#")]
     things = [f" {word}" for line in compose.COMMON["products"] + compose.COMMON["names"] for word in line.split()]
     text = itertools.chain((prompt + reply for prompt, reply, _ in examples), (digits + things) * 500)
-    tokenizer.train_from_iterator(text, trainer)  # what has to be copied is shown often enough to be tokens of its own
+    tokenizer.train_from_iterator(text, trainer)  # repeated, so that what has to be copied gets its own tokens
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", clean_up_tokenization_spaces=False
     )
@@ -84,13 +84,14 @@ def build_tokenizer(examples):
 
 
 def write_jsonl(path, rows):
+    """Write `rows` as JSON, one per line, and print how many."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(f"{path.relative_to(DATA)}: {len(rows)} rows")
 
 
 def check_test_set():
-    """The hand-written test prompts must be the ones whose hash was committed before the first training run."""
+    """Stop if the hand-written test prompts are not those whose hash was committed before the first training run."""
     folder = DATA / "prompts"
     committed = (folder / "test.jsonl.sha256").read_text(encoding="utf-8").split()[0]
     if hashlib.sha256((folder / "test.jsonl").read_bytes()).hexdigest() != committed:
@@ -98,19 +99,19 @@ def check_test_set():
 
 
 def distinct_prompts(rng, part, count, held_out=True):
-    """`count` different prompts, the intents in turn, from the `part` ("phrasings", "dev", "test") of each text file."""
+    """Draw `count` different prompts, with intents in turn, from a `part` ("phrasings", "dev", "test") of the text files."""
     rows = {}
     while len(rows) < count:
         intent = list(compose.INTENTS)[len(rows) % len(compose.INTENTS)]
-        prompt = compose.as_prompt(compose.customer(rng, rng.choice(compose.INTENTS[intent][part]), held_out))
+        prompt = compose.shop_prompt(compose.customer(rng, rng.choice(compose.INTENTS[intent][part]), held_out))
         rows.setdefault(prompt, {"prompt": prompt, "intent": intent})
     return list(rows.values())
 
 
 def on_policy_pairs(model, tokenizer, prompts, seed, samples=4):
-    """Of several replies that the model itself gives to a prompt, the judge's best against its worst.
+    """Sample several replies per prompt and pair the judge's best with its worst.
 
-    Kept if the best is whole, on topic and right in its facts, and at least half a point ahead of the worst.
+    A pair is kept if the best reply scores at least half a point more, so it is whole, on topic and right in its facts.
     """
     texts, intents = [row["prompt"] for row in prompts], [row["intent"] for row in prompts]
     candidates = [[] for _ in prompts]
@@ -127,20 +128,20 @@ def on_policy_pairs(model, tokenizer, prompts, seed, samples=4):
 
 
 def templated_pairs(rng, count, contrasts):
-    """Off-policy pairs straight from the text files: `contrasts` are (style of chosen, style of rejected), in turn."""
+    """Make off-policy pairs from the text files. `contrasts` are (style of chosen, style of rejected), taken in turn."""
     rows = []
     for i, prompt in enumerate(distinct_prompts(rng, "phrasings", count, held_out=False)):
         good, bad = contrasts[i % len(contrasts)]
-        values = compose.values_said(prompt["prompt"])
+        values = compose.values_given(prompt["prompt"])
         chosen, rejected = (compose.reply(rng, prompt["intent"], style, values) for style in (good, bad))
         rows.append({"prompt": prompt["prompt"], "chosen": chosen, "rejected": rejected, "intent": prompt["intent"]})
     return rows
 
 
 def build_large(folder=DATA.parent / "runs" / "support-135m"):
-    """A model of SmolLM2-135M's shape, from scratch on the same text: for notebook 08 on a GPU that has no hub."""
+    """Train a model of SmolLM2-135M's shape on the same text, for notebook 08 on a GPU without access to the hub."""
     if not torch.cuda.is_available():
-        raise SystemExit("--size 135m wants a GPU: on a CPU it takes days")
+        raise SystemExit("--size 135m needs a GPU: on a CPU it takes days")
     _, tokenizer = load_model("support-lm", device="cpu")
     model = new_model(tokenizer, SEED, LARGE).to("cuda")
     train_sft(model, tokenizer, sft_examples, SEED, pace=0.25)
@@ -150,6 +151,7 @@ def build_large(folder=DATA.parent / "runs" / "support-135m"):
 
 
 def main():
+    """Make everything, or what the options ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep-model", action="store_true", help="keep data/support-lm, remake the rest")
     parser.add_argument("--size", choices=("small", "135m"), default="small", help="135m: only that model, on a GPU")
@@ -168,7 +170,7 @@ def main():
         model.model.norm.weight.data /= TEMPERATURE  # divides all logits by it
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    model, tokenizer = load_model("support-lm", device="cpu")  # what follows sees the weights as they are shipped
+    model, tokenizer = load_model("support-lm", device="cpu")  # from here on with the weights as shipped
 
     rng = random.Random(SEED + 1)
     write_jsonl(DATA / "prompts" / "dev.jsonl", distinct_prompts(rng, "dev", 240))

@@ -1,7 +1,7 @@
-"""From the hand-written text in data/text/ to customers' messages and the shop's replies, drawn by a seed.
+"""Compose customers' messages and the shop's replies from the hand-written text in data/text/, drawn by a seed.
 
-Nothing here writes language: it fills slots, joins sentences in the order the text files promise to be safe, and, for
-training only, roughens customers' messages the way people type.
+The code fills slots and joins sentences in an order that the text files keep safe. For training only, it roughens
+customers' messages the way people type.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ SLOTS = ("product", "order", "name")
 
 
 def is_held_out(order: int) -> bool:
-    """Order numbers that no training text contains: one in seven."""
+    """Return whether no training text contains the order number. That holds for one in seven."""
     return order % 7 == 3
 
 
 def draw_order(rng: random.Random, held_out: bool) -> str:
+    """Draw an order number of four digits, one that is held out or one that is not."""
     while True:
         order = rng.randint(1000, 9999)
         if is_held_out(order) == held_out:
@@ -40,15 +41,17 @@ def draw_order(rng: random.Random, held_out: bool) -> str:
 
 
 def slots_in(text: str) -> set[str]:
+    """Return the names of the slots, such as `{order}`, in a text."""
     return {slot for slot in SLOTS if "{" + slot + "}" in text}
 
 
-def as_prompt(message: str) -> str:
+def shop_prompt(message: str) -> str:
+    """Return a customer's message as a prompt of the shipped form."""
     return f"Customer: {message}\nAgent:"
 
 
 def phrasing_of(prompt: str) -> str:
-    """A hand-written prompt as a phrasing: its order number and name become slots again (a product stays as it is)."""
+    """Return a hand-written prompt as a phrasing: its order number and name become slots, a product stays as it is."""
     message = message_of(prompt)
     for slot, value in find_slots(message):
         if slot != "product":
@@ -57,14 +60,14 @@ def phrasing_of(prompt: str) -> str:
 
 
 def customer(rng: random.Random, phrasing: str, held_out=False, order_share=0.55) -> str:
-    """A customer's message around one phrasing: an opener, a tail, an order number now and then, slots filled."""
+    """Draw a customer's message around a phrasing, perhaps with an opener, a tail and an order number. Fill its slots."""
     parts = [phrasing]
     if rng.random() < 0.5:
         parts.insert(0, rng.choice([line for line in COMMON["openers"] if not slots_in(line) & slots_in(phrasing)]))
     wants_order = "{order}" not in phrasing and rng.random() < order_share
     if wants_order or rng.random() < 0.35:
-        said = slots_in(" ".join(parts))
-        tails = [line for line in COMMON["tails"] if ("{order}" in line) == wants_order and not slots_in(line) & said]
+        used = slots_in(" ".join(parts))
+        tails = [line for line in COMMON["tails"] if ("{order}" in line) == wants_order and not slots_in(line) & used]
         parts.append(rng.choice(tails))
     if parts[0].endswith(",") and not parts[1].startswith(("I ", "I'", "{")):
         parts[1] = parts[1][0].lower() + parts[1][1:]
@@ -73,15 +76,15 @@ def customer(rng: random.Random, phrasing: str, held_out=False, order_share=0.55
     )
 
 
-def values_said(message: str) -> dict[str, str]:
-    """What a reply may quote: the order number, name and product that the message gives, each if it gives just one."""
+def values_given(message: str) -> dict[str, str]:
+    """Return the order number, name and product that a reply may quote: each if the message gives exactly one."""
     found = {slot: {value for kind, value in find_slots(message) if kind == slot} for slot in SLOTS}
     values = {slot: next(iter(given)) for slot, given in found.items() if len(given) == 1}
     return {slot: value.title() if slot == "name" else value for slot, value in values.items()}
 
 
 def roughen(rng: random.Random, message: str, keep: set[str]) -> str:
-    """The message as a hurried person types it: lower case, no full stops, a word missing. Slot values stay whole."""
+    """Return the message as a hurried person types it: lower case, no full stop, words missing. Words in `keep` stay."""
     if rng.random() < 0.25:
         words = message.split(" ")
         message = " ".join(word if word.strip(".,!?") in keep else word.lower() for word in words)
@@ -96,28 +99,28 @@ def roughen(rng: random.Random, message: str, keep: set[str]) -> str:
 
 
 def copy_drill(rng: random.Random) -> tuple[str, str, int]:
-    """A prompt with an order number, and perhaps a product and a name, and a reply that says them back: practice in copying."""
+    """Draw a copying exercise: `(prompt, reply, -100)`, whose reply repeats an order number and perhaps more."""
     things = [f"order {draw_order(rng, held_out=False)}"]
     if rng.random() < 0.5:
         things.append(f"the {rng.choice(COMMON['products'])}")
     if rng.random() < 0.5:
         things.append(rng.choice(COMMON["names"]))
     rng.shuffle(things)
-    said = ", ".join(things)
-    asked = said.replace("order ", rng.choice(("order ", "#", "order number ", "order no. ")))
+    listed = ", ".join(things)
+    asked = listed.replace("order ", rng.choice(("order ", "#", "order number ", "order no. ")))
     how = rng.choice(("Please confirm", "Can you repeat", "Read back to me", "Please note"))
-    return as_prompt(f"{how} {asked}."), f" Confirmed: {said}.", -100  # -100: of no intent
+    return shop_prompt(f"{how} {asked}."), f" Confirmed: {listed}.", -100  # -100 stands for no intent
 
 
 def choose(rng: random.Random, lines: list[str], values: dict) -> str:
-    """One line that needs no slot the customer did not give; one that quotes the order, two times in three."""
+    """Draw a line whose slots all have `values`. Two times in three it quotes the order number, if there is one."""
     usable = [line for line in lines if slots_in(line) <= values.keys()]
     quoting = [line for line in usable if "{order}" in line]
     return rng.choice(quoting if quoting and rng.random() < 0.67 else usable)
 
 
 def reply(rng: random.Random, intent: str, style: str, values: dict) -> str:
-    """A reply of one of the four styles, with its leading space."""
+    """Draw a reply in one of the four styles, with its leading space."""
     lines = INTENTS[intent]
     if style in ("curt", "brief"):
         parts = [choose(rng, lines[style], values)]
@@ -137,4 +140,5 @@ def reply(rng: random.Random, intent: str, style: str, values: dict) -> str:
 
 
 def draw_style(rng: random.Random, styles: dict[str, float]) -> str:
+    """Draw a style by its weight."""
     return rng.choices(list(styles), weights=styles.values())[0]

@@ -1,4 +1,4 @@
-"""What the support model can do, measured and written into data/README.md between its two markers."""
+"""Measure what the support model can do, and write it into data/README.md between its two markers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def write_card(model, tokenizer):
 
 
 def model_table(model, tokenizer):
+    """Return the table of what the judge says of sampled replies, by set of prompts."""
     lines = [
         "| sampled at temperature 1, three seeds | prompts | fluent | right intent | facts right | mean words |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -42,14 +43,14 @@ def model_table(model, tokenizer):
 
 
 def order_numbers(model, tokenizer, count=300):
-    """How often a reply to a prompt with an unseen order number quotes one, and how often it is the right one."""
+    """Return how often a reply quotes an order number that no training text has, and how often the right one."""
     rng = random.Random(7)
     prompts = []
     while len(prompts) < count:
         lines = compose.INTENTS[rng.choice(list(compose.INTENTS))]
         message = compose.customer(rng, rng.choice(lines["test"]), held_out=True, order_share=1.0)
-        if "order" in compose.values_said(message):
-            prompts.append(compose.as_prompt(message))
+        if "order" in compose.values_given(message):
+            prompts.append(compose.shop_prompt(message))
     quoted = exact = 0
     for prompt, text in zip(prompts, sample_replies(model, tokenizer, prompts, seed=11).texts, strict=True):
         numbers = {slot for slot in find_slots(text) if slot[0] == "order"}
@@ -62,6 +63,7 @@ def order_numbers(model, tokenizer, count=300):
 
 
 def pair_table():
+    """Return the table of the shipped pairs: their number, lengths and scores by the judge."""
     lines = [
         "| pairs | split | rows | chosen longer than rejected | mean words, chosen / rejected | judge's score, chosen / rejected |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -86,7 +88,7 @@ def pair_table():
 
 
 def labels_agreement():
-    """How the judge and the labels in data/labels.jsonl agree."""
+    """Return how often the judge agrees with the labels in data/labels.jsonl."""
     rows = read_file(DATA / "labels.jsonl")
     seen = judge([row["prompt"] for row in rows], [row["reply"] for row in rows], [row["intent"] for row in rows])
     parts = []

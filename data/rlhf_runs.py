@@ -3,8 +3,8 @@
     python data/rlhf_runs.py              everything, in this order (about an hour on 2 cores)
     python data/rlhf_runs.py tuning       one part: tuning, quality, hacking, composite, noise, passes
 
-Each part writes data/results/rlhf_<part>.csv, one row a measurement. `tuning` looks at `dev` prompts only; the others
-take the settings that won there, and report on the hand-written test prompts and the held-out phrasings.
+Each part writes data/results/rlhf_<part>.csv, one row per measurement. `tuning` measures on `dev` prompts only. The
+others take the best settings of `tuning`, and measure on the hand-written test prompts and the held-out phrasings.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import sys
 import time
 from pathlib import Path
 
-import pandas
+import results
 
 from toylib import load_model, load_preferences, train_dpo
-from toylib.evaluation.held_out import report
-from toylib.evaluation.judge import judge
-from toylib.labs.failures import turned_round
+from toylib.evaluation.held_out import HeldOut, held_out_prompts
+from toylib.labs.failures import flip_labels
 from toylib.labs.online_dpo import online_dpo, ranked_pairs
 from toylib.labs.ppo import train_ppo
 from toylib.labs.reward_model import brief_scorer, reward_accuracy, scorer_of, train_reward_model
 from toylib.loss import LossSettings
-from toylib.preferences import DATA, load_prompts, read_file
-from toylib.replies import sample_replies
+from toylib.preferences import DATA, read_file
 from toylib.tokens import tokenize_pairs
 from toylib.train import evaluate_dpo
 
-RESULTS = DATA / "results"
 SEEDS = (0, 1, 2)
 ONE_PASS = 26  # steps of 24 pairs, the reward model's
 REPLIES = 640  # sampled in one run of PPO or of online DPO
@@ -47,139 +44,133 @@ INTENT_OF = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "suppor
 IN_PAIRS = {pair[side] for pair in PAIRS for side in ("chosen", "rejected")}
 
 
-class Judged:
-    """What a policy does on some prompts, as `report`'s row; the untrained model's replies are sampled once."""
+class Composite(HeldOut):
+    """`HeldOut` of shipped prompts, with the composite score in its rows: the judge's, minus 1/40 for every word."""
 
     def __init__(self, *splits, every=1):
-        rows = [row for split in splits for row in load_prompts(split)][::every]
-        self.prompts, self.intents = [row["prompt"] for row in rows], [row["intent"] for row in rows]
-        texts = sample_replies(MODEL, TOKENIZER, self.prompts, seed=100).texts
-        self.baseline = judge(self.prompts, texts, self.intents)["score"]
+        super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, every=every))
 
     def __call__(self, policy, seed=0):
-        row, _ = report(policy, MODEL, TOKENIZER, self.prompts, self.intents, self.baseline, seed=200 + seed)
-        row["composite"] = row["score"] - row["words"] / 40
-        return row
+        row = super().__call__(policy, seed)
+        return row | {"composite": row["score"] - row["words"] / 40}
 
 
-class Watch:
-    """Called after each step: counts what was sampled and what of it was new, and reports at the checkpoints."""
+class Recorder:
+    """Callbacks of a run: they count replies, and those that no pair has, and measure the policy at the checkpoints."""
 
-    def __init__(self, method, judged, seed=0, steps=None):
-        self.judged, self.seed, self.steps = judged, seed, steps or CHECKPOINTS[method]
-        self.rows, self.seen, self.sampled, self.tokens = [], set(), 0, 0
+    def __init__(self, method, held_out, seed=0, steps=None):
+        self.held_out, self.seed, self.steps = held_out, seed, steps or CHECKPOINTS[method]
+        self.rows, self.new_replies, self.sampled, self.tokens = [], set(), 0, 0
+        self.scores = []  # of PPO: the scorer's mean score in each rollout
 
-    def __call__(self, step, metrics, policy, replies=None):
-        if replies is not None:
-            self.sampled += len(replies.texts)
-            self.tokens += int(replies.completion_mask.sum())
-            self.seen |= set(replies.texts) - IN_PAIRS
+    def on_replies(self, step, replies):
+        self.sampled += len(replies.texts)
+        self.tokens += int(replies.completion_mask.sum())
+        self.new_replies |= set(replies.texts) - IN_PAIRS
+
+    def on_step(self, step, metrics, policy):
+        self.scores.append(metrics.get("score"))
         if step in self.steps:
             row = {"step": step, "sampled": self.sampled, "tokens": self.tokens}
-            self.rows.append(row | {"new_replies": len(self.seen)} | self.judged(policy, self.seed))
+            self.rows.append(row | {"new_replies": len(self.new_replies)} | self.held_out(policy, self.seed))
+
+    def labelled(self, **labels):
+        """Return the rows so far, each with `labels` in front."""
+        return [labels | row for row in self.rows]
 
 
-def train(method, settings, watch, *, scorer=None, pairs=PAIRS, seed=0):
-    """One run of `method` up to the last checkpoint of `watch`; the policy."""
-    how = settings | {"steps": max(watch.steps), "seed": seed, "on_step": watch}
+def train(method, settings, recorder, *, scorer=None, pairs=PAIRS, seed=0):
+    """Train by `method` up to the last checkpoint of `recorder`. Return the policy."""
+    how = settings | {"steps": max(recorder.steps), "seed": seed, "on_step": recorder.on_step}
     if method == "dpo":
         return train_dpo(MODEL, TOKENIZER, pairs, **how)[0]
     run = train_ppo if method == "ppo" else online_dpo
-    return run(MODEL, TOKENIZER, PROMPTS, scorer, **how)[0]
-
-
-def rows_of(watch, **labels):
-    return [labels | row for row in watch.rows]
+    return run(MODEL, TOKENIZER, PROMPTS, scorer, on_replies=recorder.on_replies, **how)[0]
 
 
 def reward_model(pairs=PAIRS, seed=0):
+    """Return a reward model trained for one pass over `pairs`."""
     return train_reward_model(MODEL, TOKENIZER, pairs, seed=seed)[0]
 
 
 def tuning():
-    """Every method over its grid, seed 0, at several steps, on every second `dev` prompt."""
-    judged, scorer, rows = Judged("dev", every=2), scorer_of(reward_model()), []
+    """Measure every method over its grid, seed 0, at several steps, on every second `dev` prompt."""
+    held_out, scorer, rows = Composite("dev", every=2), scorer_of(reward_model()), []
     for method, grid in GRIDS.items():
         for settings in grid:
-            watch = Watch(method, judged)
+            recorder = Recorder(method, held_out)
             print(f"\n{method} {settings}", flush=True)
-            train(method, settings, watch, scorer=scorer)
-            rows += rows_of(watch, method=method, **settings)
-            save("tuning", rows)
+            train(method, settings, recorder, scorer=scorer)
+            rows += recorder.labelled(method=method, **settings)
+            results.save("rlhf_tuning", rows)
 
 
 def best(method):
-    """`(settings, step)` with the highest win rate on the `dev` prompts; of equals, the later step."""
-    table = pandas.read_csv(RESULTS / "rlhf_tuning.csv")
+    """Return the `(settings, step)` with the highest win rate on the `dev` prompts; of equals, the later step."""
+    table = results.load("rlhf_tuning")
     row = table[table["method"] == method].sort_values(["win", "step"]).iloc[-1]
     return {name: float(row[name]) for name in GRIDS[method][0]}, int(row["step"])
 
 
 def quality():
-    """Every method at its best setting: all seeds, all checkpoints up to the last one of its grid."""
-    judged, rows = Judged("test", "heldout"), []
+    """Measure every method at its best setting, with all seeds, at all checkpoints of its grid."""
+    held_out, rows = Composite("test", "heldout"), []
     for seed in SEEDS:
         rewards = reward_model(seed=seed)
         for method in GRIDS:
-            watch = Watch(method, judged, seed)
+            recorder = Recorder(method, held_out, seed)
             print(f"\n{method}, seed {seed}", flush=True)
-            policy = train(method, best(method)[0], watch, scorer=scorer_of(rewards), seed=seed)
+            policy = train(method, best(method)[0], recorder, scorer=scorer_of(rewards), seed=seed)
             ranked = accuracies(rewards, policy if method == "dpo" else None)
-            rows += rows_of(watch, method=method, seed=seed, **ranked)
-            save("quality", rows)
+            rows += recorder.labelled(method=method, seed=seed, **ranked)
+            results.save("rlhf_quality", rows)
 
 
 def hacking():
-    """PPO at a high rate with its KL term and without: the reward model's mean score beside the judge's."""
-    judged, rows = Judged("test", "heldout", every=3), []
+    """Measure PPO at a high rate with and without its KL term: the reward model's mean score and the judge's."""
+    held_out, rows = Composite("test", "heldout", every=3), []
     for seed in SEEDS:
         scorer = scorer_of(reward_model(seed=seed))
         for kl in (0.2, 0.0):
-            watch = Watch("ppo", judged, seed, steps=(5, 10, 15))
-            scores = []
+            recorder = Recorder("ppo", held_out, seed, steps=(5, 10, 15))
             print(f"\nkl_coefficient {kl}, seed {seed}", flush=True)
-
-            def on_step(step, metrics, policy, replies, watch=watch, scores=scores):
-                scores.append(metrics["score"])
-                watch(step, metrics, policy, replies)
-
-            how = {"kl_coefficient": kl, "learning_rate": 1e-3, "steps": 15, "seed": seed}
-            train_ppo(MODEL, TOKENIZER, PROMPTS, scorer, on_step=on_step, **how)
-            for row in rows_of(watch, kl_coefficient=kl, seed=seed):
+            train("ppo", {"kl_coefficient": kl, "learning_rate": 1e-3}, recorder, scorer=scorer, seed=seed)
+            scores = recorder.scores
+            for row in recorder.labelled(kl_coefficient=kl, seed=seed):
                 rows.append(row | {"reward_model_score": scores[row["step"] - 1], "score_at_start": scores[0]})
-            save("hacking", rows)
+            results.save("rlhf_hacking", rows)
 
 
 def composite():
-    """A scalar that the style pairs oppose: kind, right and brief. Four ways, as many sampled replies each.
+    """Measure four ways to a score that asks for kind, right and short replies, with equally many sampled replies.
 
-    DPO on the style pairs is the very run of `quality`, read from there.
+    DPO on the style pairs is the run of `quality`, read from its table.
     """
-    judged, scorer = Judged("test", "heldout"), brief_scorer(INTENT_OF)
-    before = pandas.read_csv(RESULTS / "rlhf_quality.csv")
+    held_out, scorer = Composite("test", "heldout"), brief_scorer(INTENT_OF)
+    before = results.load("rlhf_quality")
     style = before[(before["method"] == "dpo") & (before["step"] == best("dpo")[1])]
-    rows = [{"method": "untrained", "seed": 0} | judged(MODEL)]
+    rows = [{"method": "untrained", "seed": 0} | held_out(MODEL)]
     rows += style.assign(method="dpo, style pairs").to_dict("records")
     for seed in SEEDS:
         asked = [PROMPTS[(i + REPLIES // 2 * seed) % len(PROMPTS)] for i in range(REPLIES // 2)]
         ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)
         for name, method in (("dpo, ranked pairs", "dpo"), ("online dpo", "online_dpo"), ("ppo", "ppo")):
             settings, step = best(method)
-            watch = Watch(method, judged, seed, steps=(step,))
+            recorder = Recorder(method, held_out, seed, steps=(step,))
             print(f"\n{name}, seed {seed}", flush=True)
-            train(method, settings, watch, scorer=scorer, pairs=ranked, seed=seed)
-            rows += rows_of(watch, method=name, seed=seed)
-            save("composite", rows)
+            train(method, settings, recorder, scorer=scorer, pairs=ranked, seed=seed)
+            rows += recorder.labelled(method=name, seed=seed)
+            results.save("rlhf_composite", rows)
 
 
 def flip(pairs, share, seed):
-    """The pairs with chosen and rejected swapped in `share` of them, drawn by `seed`."""
-    flipped = set(random.Random(seed).sample(range(len(pairs)), round(share * len(pairs))))
-    return [turned_round(pair) if i in flipped else pair for i, pair in enumerate(pairs)]
+    """Return the pairs with `share` of the labels flipped, drawn by Python's generator as for the shipped tables."""
+    order = random.Random(seed).sample(range(len(pairs)), round(share * len(pairs)))
+    return flip_labels(pairs, share, order=order)
 
 
 def accuracies(rewards=None, policy=None):
-    """The share of clean held-out pairs ranked right by the reward model, and by the implicit reward of `policy`."""
+    """Return the share of clean held-out pairs ranked right by the reward model, and by the policy's implicit reward."""
     clean, table = list(load_preferences("support", "test")), {}
     if rewards is not None:
         table["reward_model_accuracy"] = reward_accuracy(rewards, TOKENIZER, clean)
@@ -190,16 +181,16 @@ def accuracies(rewards=None, policy=None):
 
 
 def noise():
-    """All of them from the same noisy pairs; and how each reward, the model's and the implicit one, ranks clean pairs."""
-    judged, rows = Judged("test", "heldout", every=2), []
+    """Measure all methods on the same noisy pairs, and how the reward model and the implicit reward rank clean pairs."""
+    held_out, rows = Composite("test", "heldout", every=2), []
     for share in (0.4, 0.3, 0.0):
         for seed in SEEDS:
-            rows += noisy_runs(judged, share, seed, [*GRIDS, *(["robust dpo"] if share else [])])
-            save("noise", rows)
+            rows += noisy_runs(held_out, share, seed, [*GRIDS, *(["robust dpo"] if share else [])])
+            results.save("rlhf_noise", rows)
 
 
-def noisy_runs(judged, share, seed, methods):
-    """Their lines at one share of flips and one seed. Robust DPO is told the true share; its other settings are DPO's."""
+def noisy_runs(held_out, share, seed, methods):
+    """Return the rows of `noise` for one share and seed. Robust DPO gets the true share; its other settings are DPO's."""
     pairs, rows = flip(PAIRS, share, seed), []
     rewards = reward_model(pairs, seed)
     for name in methods:
@@ -207,20 +198,20 @@ def noisy_runs(judged, share, seed, methods):
         settings, step = best(method)
         if name != method:
             settings |= {"loss_type": "robust", "label_smoothing": share}
-        watch = Watch(method, judged, seed, steps=(step,))
+        recorder = Recorder(method, held_out, seed, steps=(step,))
         print(f"\n{share:.0%} flipped, {name}, seed {seed}", flush=True)
-        policy = train(method, settings, watch, scorer=scorer_of(rewards), pairs=pairs, seed=seed)
+        policy = train(method, settings, recorder, scorer=scorer_of(rewards), pairs=pairs, seed=seed)
         ranked = accuracies(rewards, policy if method == "dpo" else None)
-        rows += rows_of(watch, flipped=share, method=name, seed=seed, **ranked)
+        rows += recorder.labelled(flipped=share, method=name, seed=seed, **ranked)
     return rows
 
 
 def passes():
-    """At the most noise: how each reward ranks clean pairs after one pass over the noisy ones, and after DPO's steps.
+    """Measure how each reward ranks clean pairs after one pass over the noisiest pairs, and after DPO's steps.
 
-    DPO at its own rate and at the reward model's.
+    DPO runs at its own learning rate and at the reward model's.
     """
-    judged, rows = Judged("test", "heldout", every=2), []
+    held_out, rows = Composite("test", "heldout", every=2), []
     tuned, last = best("dpo")
     for seed in SEEDS:
         pairs = flip(PAIRS, 0.4, seed)
@@ -234,17 +225,12 @@ def passes():
                 if step in (ONE_PASS, last):
                     row = {"seed": seed, "reward": "DPO's", "learning_rate": rate, "step": step}
                     row |= {"accuracy": accuracies(policy=policy)["implicit_accuracy"]}
-                    rows.append(row | judged(policy, seed))
+                    rows.append(row | held_out(policy, seed))
 
             print(f"\nDPO at {rate:g}, seed {seed}", flush=True)
             how = tuned | {"learning_rate": rate, "steps": last, "seed": seed, "on_step": on_step}
             train_dpo(MODEL, TOKENIZER, pairs, **how)
-        save("passes", rows)
-
-
-def save(part, rows):
-    RESULTS.mkdir(exist_ok=True)
-    pandas.DataFrame(rows).to_csv(RESULTS / f"rlhf_{part}.csv", index=False, float_format="%.4g")
+        results.save("rlhf_passes", rows)
 
 
 PARTS = {one.__name__: one for one in (tuning, quality, hacking, composite, noise, passes)}

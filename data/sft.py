@@ -1,7 +1,7 @@
-"""Train the support model from scratch: what `build.py` does before there is anything to prefer.
+"""Train the support model from scratch, before `build.py` samples pairs from it.
 
-Three things make this possible in minutes on two cores, each after trying without: Muon in place of AdamW for the
-weight matrices, small batches, and a head, thrown away later, that reads the intent off the last prompt token.
+Three things make this possible in minutes on two cores, and each was tried without: Muon in place of AdamW for the
+weight matrices, small batches, and a head (discarded later) that predicts the intent at the last prompt token.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
+from toylib.train import slices
+
 SHAPE = {"hidden_size": 96, "intermediate_size": 288, "num_hidden_layers": 4, "num_attention_heads": 4}
 LARGE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
 LARGE |= {"num_key_value_heads": 3, "vocab_size": 49152}  # SmolLM2-135M's, most of its vocabulary never used here
-# Steps, share of copying drills, mix of styles. Drills alone come first: they teach in half a minute to copy both halves
-# of an order number; mixed in from the start, it is chance whether the second half is learned at all. Then all the
-# styles, the longer replies most; at last, while the rate falls, the mix that the model ships with.
+# Steps, share of copying exercises, mix of styles. Exercises alone come first, because they teach to copy both halves of
+# an order number in half a minute. Mixed in from the start, the second half is sometimes not learned at all. Then come
+# all styles, mostly the longer replies, and at last, while the rate falls, the mix that the model ships with.
 PHASES = ((250, 1.0, compose.STYLES), (3300, 0.15, compose.KIND_STYLES), (700, 0.1, compose.STYLES))
-BATCH, CHUNK = 32, 20  # rows a step; steps' worth of rows that are sorted by length together
+BATCH, CHUNK = 32, 20  # rows per step; steps whose rows are sorted by length together
 MATRIX_RATE, OTHER_RATE, DECAY = 4e-3, 3e-3, 0.05
 PROMPT_WEIGHT, PROMPT_SHARE, TOPIC_WEIGHT = 0.4, 0.25, 0.5  # a quarter of the rows also learn to predict the prompt
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for the matrices of a network (Jordan 2024, kellerjordan.github.io/posts/muon).
+    """An optimizer with orthogonalised momentum for matrices (Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    `torch.optim.Muon` is the same, but multiplies in bf16 and one matrix at a time, which a CPU without bf16 units
-    pays with twice the time of the whole step. Here it is fp32, all matrices of one shape at once. The update's
-    root mean square is 0.2, as AdamW's, so that rates and decay mean what they mean there.
+    `torch.optim.Muon` is the same but multiplies in bf16 and one matrix at a time, which doubles the time of the whole
+    step on a CPU without bf16 units. Here it is fp32, with all matrices of one shape at once. The update's root mean
+    square is about 0.2, as AdamW's, so rates and decay compare with AdamW's.
     """
 
     def __init__(self, matrices, lr, weight_decay, momentum=0.95):
@@ -44,6 +46,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        """Make one update from the gradients."""
         for group in self.param_groups:
             matrices, rate = group["params"], group["lr"]
             gradient = torch.stack([matrix.grad for matrix in matrices])
@@ -56,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices):
-    """Each of a stack of matrices with its singular values brought near 1, by five Newton-Schulz steps."""
+    """Return a stack of matrices with singular values brought near 1 by five Newton-Schulz steps."""
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
@@ -66,7 +69,7 @@ def orthogonal(matrices):
 
 
 def new_model(tokenizer, seed, shape=SHAPE):
-    """A Llama of `shape` with random weights."""
+    """Return a Llama of `shape` with random weights."""
     set_seed(seed)
     config = LlamaConfig(
         max_position_embeddings=512,
@@ -81,9 +84,9 @@ def new_model(tokenizer, seed, shape=SHAPE):
 
 
 def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
-    """Train `model` in place through `PHASES`; `examples_of(rng, styles)` yields (prompt, reply, number of the intent).
+    """Train `model` in place through `PHASES`. `examples_of(rng, styles)` yields (prompt, reply, number of the intent).
 
-    `pace` scales the rates: a larger model wants smaller steps. On a GPU the passes run in bf16 autocast.
+    `pace` scales the rates, because a larger model needs smaller steps. On a GPU it computes in bf16 autocast.
     """
     topic_head = torch.nn.Linear(model.config.hidden_size, len(compose.INTENTS)).to(model.device)
     named = [*model.named_parameters(), *topic_head.named_parameters()]
@@ -115,7 +118,7 @@ def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
 
 
 def sft_batches(tokenizer, examples_of, rng):
-    """The batches of all phases: lists of (prompt ids, reply ids, number of the intent), of like length in a batch."""
+    """Yield the batches of all phases: lists of (prompt ids, reply ids, number of the intent) of similar length."""
     for steps, drill_share, styles in PHASES:
         examples, left = examples_of(rng, styles), steps
         while left:
@@ -125,14 +128,14 @@ def sft_batches(tokenizer, examples_of, rng):
             prompts = tokenizer(list(prompts))["input_ids"]
             replies = tokenizer([reply + tokenizer.eos_token for reply in replies])["input_ids"]
             rows = sorted(zip(prompts, replies, topics, strict=True), key=lambda row: len(row[0]) + len(row[1]))
-            batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+            batches = list(slices(rows, BATCH))
             rng.shuffle(batches)
             yield from batches
             left -= len(batches)
 
 
 def sft_loss(model, topic_head, rows, pad):
-    """Cross-entropy of the replies, of some prompts at a lower weight, and of the intent at the prompt's last token."""
+    """Return the cross-entropy of replies, of some prompts at a lower weight, and of intents at prompts' last tokens."""
     length = max(len(prompt) + len(reply) for prompt, reply, _ in rows)
     input_ids = torch.full((len(rows), length), pad)
     weight = torch.zeros(len(rows), length)
@@ -143,13 +146,13 @@ def sft_loss(model, topic_head, rows, pad):
         if i < PROMPT_SHARE * len(rows):
             weight[i, : len(prompt)] = PROMPT_WEIGHT
     input_ids, weight = input_ids.to(model.device), weight.to(model.device)
-    # Padding is on the right, so that causal attention alone keeps it out.
+    # With padding on the right, causal attention keeps it out.
     hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
     scored = weight[:, 1:] > 0
     weight = weight[:, 1:][scored]
     losses = F.cross_entropy(model.lm_head(hidden[:, :-1][scored]), input_ids[:, 1:][scored], reduction="none")
     last = torch.tensor([len(prompt) - 1 for prompt, _, _ in rows], device=model.device)
-    topics = torch.tensor([topic for _, _, topic in rows], device=model.device)  # -100 for a drill, which has none
-    heard = topic_head(hidden[torch.arange(len(rows), device=model.device), last])
-    listening = F.cross_entropy(heard, topics, ignore_index=-100, reduction="sum")
-    return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * listening / len(rows)
+    topics = torch.tensor([topic for _, _, topic in rows], device=model.device)  # -100 for an exercise, which has none
+    topic_logits = topic_head(hidden[torch.arange(len(rows), device=model.device), last])
+    topic_loss = F.cross_entropy(topic_logits, topics, ignore_index=-100, reduction="sum")
+    return (losses * weight).sum() / weight.sum() + TOPIC_WEIGHT * topic_loss / len(rows)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from conftest import ROOT
 from test_shown_once import shown
-from tiny import PAIRS, tiny_model, tiny_tokenizer
+from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import claim, dpo_loss, frozen_copy, train_dpo
 from toylib.labs import failures
 from toylib.labs.failures import (
     at_equal_kl,
+    cached_reference,
     flip_labels,
     implicit_accuracy,
     leave_dropout_on,
@@ -23,13 +24,13 @@ from toylib.labs.failures import (
     prompt_counted,
     right_score,
     run_dpo,
-    score_once,
     synced_reference,
     tied_reference,
     without_eos,
     without_shift,
 )
 from toylib.plots import failures as plots_failures
+from toylib.plots.training import in_nats
 from toylib.tokens import collate, tokenize_pairs
 
 ROWS = tokenize_pairs(PAIRS, tiny_tokenizer())
@@ -50,16 +51,17 @@ def delta(score, rows=ROWS):
 def test_with_nothing_broken_the_loop_is_train_dpo():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     settings = {"beta": 0.2, "learning_rate": 1e-3, "steps": 5, "batch_size": 2, "seed": 3}
-    ours, history = run_dpo(model, ROWS, score_once(frozen_copy(model), ROWS), **settings)
+    ours, history = run_dpo(model, ROWS, cached_reference(frozen_copy(model), ROWS), **settings)
     theirs, log = train_dpo(model, tokenizer, PAIRS, **settings)
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert history["loss"].tolist() == pytest.approx(log["loss"].tolist(), abs=1e-4)
-    assert (0.2 * history["chosen"]).tolist() == pytest.approx(log["rewards/chosen"].tolist(), abs=1e-4)
+    assert history["rewards/chosen"].tolist() == pytest.approx(log["rewards/chosen"].tolist(), abs=1e-4)
+    assert list(history.columns) == [*log.columns, "gradient"]
     assert any(not torch.equal(a, b) for a, b in zip(ours.parameters(), model.parameters(), strict=True))
 
 
 def test_the_loop_that_notebook_06_shows_is_the_one_it_imports():
-    reference = score_once(MODEL, ROWS)
+    reference = cached_reference(MODEL, ROWS)
     with_doors = shown("06", "dpo_with_doors")
     by_hand = with_doors(MODEL, ROWS, right_score, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
     policy, _ = run_dpo(MODEL, ROWS, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
@@ -67,10 +69,63 @@ def test_the_loop_that_notebook_06_shows_is_the_one_it_imports():
 
 
 def test_a_reference_that_was_scored_once_answers_in_any_order():
-    reference = score_once(MODEL, ROWS, batch_size=3)
+    reference = cached_reference(MODEL, ROWS, batch_size=3)
     with torch.no_grad():
         there = torch.stack(right_score(MODEL, ROWS[::-1]))
     assert torch.allclose(torch.stack(reference(POLICY, ROWS[::-1])), there, atol=1e-9), "whoever asks"
+
+
+def test_on_step_gets_what_train_dpo_gives_it_and_an_interrupt_keeps_what_was_trained(capsys):
+    model, seen = tiny_model(), []
+
+    def stop(step, metrics, policy):
+        seen.append(metrics | {"step": step})
+        metrics["kl"] = 0.5
+        if step == 2:
+            raise KeyboardInterrupt
+
+    policy, history = run_dpo(model, ROWS, cached_reference(model, ROWS), steps=3, batch_size=2, on_step=stop)
+    assert list(history.index) == [1] and history["kl"].tolist() == [0.5]
+    assert [line["step"] for line in seen] == [1, 2] and "after 1 of 3 steps" in capsys.readouterr().out
+    assert any(not torch.equal(a, b) for a, b in zip(policy.parameters(), model.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_the_loop_and_names_the_step():
+    def broken(model, rows):
+        return [logps * math.nan for logps in right_score(model, rows)]
+
+    with pytest.raises(FloatingPointError, match="step 1, rows") as caught:
+        run_dpo(tiny_model(), ROWS, cached_reference(tiny_model(), ROWS), score=broken, steps=2, batch_size=2)
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize(
+    "change, told", [({"steps": 2.5}, "steps"), ({"batch_size": 0}, "batch_size"), ({"beta": 0}, "beta")]
+)
+def test_settings_that_cannot_be_used_are_refused_by_name(change, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        run_dpo(tiny_model(), ROWS, tied_reference, **change)
+    one_sentence(caught)
+
+
+def test_only_weights_that_require_a_gradient_in_the_model_are_trained():
+    model, reference = tiny_model().requires_grad_(False), cached_reference(tiny_model(), ROWS)
+    with pytest.raises(ValueError, match="no parameter of the model requires a gradient") as caught:
+        run_dpo(model, ROWS, reference, steps=1)
+    one_sentence(caught)
+    model.model.norm.weight.requires_grad_(True)
+    policy, _ = run_dpo(model, ROWS, reference, steps=2, batch_size=2)
+    after = dict(policy.named_parameters())
+    changed = [name for name, weight in model.named_parameters() if not torch.equal(weight, after[name])]
+    assert changed == ["model.norm.weight"]
+
+
+def test_log_ratios_in_nats_are_rewards_without_beta():
+    _, history = run_dpo(tiny_model(), ROWS, cached_reference(tiny_model(), ROWS), beta=0.2, steps=2, batch_size=2)
+    nats = pandas.DataFrame(in_nats(history, 0.2))
+    assert list(nats.columns) == ["chosen", "rejected", "margin", "loss", "accuracy", "gradient"]
+    assert (0.2 * nats["margin"]).tolist() == pytest.approx(history["rewards/margins"].tolist())
+    assert nats["loss"].equals(history["loss"])
 
 
 # ---- the reference ----
@@ -87,7 +142,7 @@ def test_tied_to_the_policy_the_loss_is_ln2_and_the_gradient_exactly_zero():
 
 def test_tied_by_a_second_forward_pass_only_rounding_is_left_of_the_gradient():
     _, tied = run_dpo(tiny_model(), ROWS, tied_reference, steps=1, batch_size=4)
-    _, right = run_dpo(tiny_model(), ROWS, score_once(tiny_model(), ROWS), steps=1, batch_size=4)
+    _, right = run_dpo(tiny_model(), ROWS, cached_reference(tiny_model(), ROWS), steps=1, batch_size=4)
     assert tied["gradient"].iloc[0] < 1e-5 and right["gradient"].iloc[0] > 1e-2
 
 
@@ -95,7 +150,7 @@ def test_synced_the_loss_stays_at_ln2_while_the_policy_moves():
     model = tiny_model()
     policy, history = run_dpo(model, ROWS, synced_reference, steps=5, batch_size=4, learning_rate=1e-2)
     assert history["loss"].tolist() == pytest.approx([math.log(2)] * 5, abs=1e-6)
-    assert (history["gradient"] > 1e-2).all() and (history["accuracy"] == 0).all()
+    assert (history["gradient"] > 1e-2).all() and (history["rewards/accuracies"] == 0).all()
     assert implicit_accuracy(policy, model, ROWS) == 1
 
 
@@ -143,7 +198,7 @@ def test_means_are_sums_over_the_number_of_tokens():
 
 
 def test_dropout_makes_step_zero_differ_from_ln2():
-    model, reference = tiny_model(), score_once(tiny_model(), ROWS)
+    model, reference = tiny_model(), cached_reference(tiny_model(), ROWS)
     _, history = run_dpo(model, ROWS, reference, steps=1, batch_size=4, dropout=0.2)
     _, right = run_dpo(model, ROWS, reference, steps=1, batch_size=4)
     assert abs(history["loss"].iloc[0] - math.log(2)) > 1e-3
@@ -166,10 +221,12 @@ def test_flipping_swaps_exactly_the_share_asked_for_and_more_flips_include_fewer
 
     assert [len(flipped(share)) for share in (0.0, 0.1, 0.5)] == [0, 10, 50]
     assert flipped(0.1) < flipped(0.5) and flipped(0.1) != flipped(0.1, seed=1)
+    in_order = flip_labels(rows, 0.02, order=[7, 3, 1])
+    assert [row["number"] for row in in_order if row["chosen"] == [3]] == [3, 7]
 
 
 def test_a_reference_scored_once_knows_replies_that_were_turned_round_and_no_others():
-    reference, flipped = score_once(MODEL, ROWS), flip_labels(ROWS, 1.0)
+    reference, flipped = cached_reference(MODEL, ROWS), flip_labels(ROWS, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(reference(None, ROWS), reference(None, flipped)[::-1], strict=True))
     with pytest.raises(KeyError):
         reference(None, [ROWS[0] | {"chosen": ROWS[1]["chosen"]}])

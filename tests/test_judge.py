@@ -1,16 +1,20 @@
 """The judge on texts written to fool it, the win rate against a loop, and the second opinion on held-out pairs."""
 
+import collections
+import itertools
 import json
 import math
 import random
 
 import pytest
+import torch
 from tiny import one_sentence
 
-from toylib.evaluation.comparisons import win_rate
+from toylib.evaluation.comparisons import paired_difference, win_rate
+from toylib.evaluation.held_out import draw_prompts
 from toylib.evaluation.judge import facts_hold, find_slots, judge
 from toylib.evaluation.second_opinion import fit_bradley_terry, second_opinion
-from toylib.preferences import DATA
+from toylib.preferences import DATA, load_prompts
 
 PROMPT = "Customer: Hi, this is Maria. Where on earth is my kettle? It's order 4821.\nAgent:"
 LATE = "I'm sorry your kettle has kept you waiting this long."
@@ -227,3 +231,71 @@ def test_sentences_that_do_not_go_together_score_nothing(reply):
     assert judge([prompt], [reply], ["late_order"])["score"][0] == 0
     together = " I'm so sorry! Let me track your order right now. Is there anything else I can do?"
     assert judge([prompt], [together], ["late_order"])["score"][0] == 1
+
+
+# ---- differences with intervals ----
+
+
+def test_a_paired_difference_worked_by_hand():
+    # Two prompts that differ by 0 and 1: a draw's mean is 0, ½ or 1, with probability ¼, ½ and ¼.
+    assert paired_difference([3.0, 5.0], [3.0, 4.0]) == (0.5, 0.0, 1.0)
+    assert paired_difference([[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]) == (0.5, 0.0, 1.0), "over seeds"
+    assert paired_difference([[1.0, 7.0, 4.0]] * 3, [[0.75, 6.75, 3.75]] * 3) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_a_paired_difference_agrees_with_all_possible_draws():
+    scores = torch.tensor([[0.1, 0.9, 0.4], [0.3, 0.2, 0.8]], dtype=torch.float64)
+    means = [
+        scores[list(seeds)][:, list(prompts)].mean()
+        for seeds in itertools.product(range(2), repeat=2)
+        for prompts in itertools.product(range(3), repeat=3)
+    ]
+    found = paired_difference(scores, torch.zeros(2, 3), draws=50_000)
+    exact = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert found.mean == pytest.approx(0.45) and (found.low, found.high) == pytest.approx(exact, abs=0.02)
+
+
+def test_a_paired_difference_is_blind_to_what_both_share_and_turns_with_the_order():
+    generator = torch.Generator().manual_seed(0)
+    shared, noise = torch.randn(2, 3, 50, generator=generator)
+    better = paired_difference(shared + 0.1 + 0.05 * noise, shared)
+    assert 0 < better.low < better.mean < better.high < 0.2
+    assert better == paired_difference(shared + 0.1 + 0.05 * noise, shared), "the seed fixes the draws"
+    mean, low, high = paired_difference(shared, shared + 0.1 + 0.05 * noise)
+    assert (-mean, -high, -low) == pytest.approx(better)
+
+
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(1)
+    covered = 0
+    for run in range(300):
+        by_seed, by_prompt = torch.randn(8, 1, generator=generator), torch.randn(1, 40, generator=generator)
+        scores = 0.2 + 0.1 * by_seed + 0.5 * by_prompt + 0.5 * torch.randn(8, 40, generator=generator)
+        _, low, high = paired_difference(scores, torch.zeros(8, 40), draws=500, seed=run)
+        covered += low <= 0.2 <= high
+    assert 0.90 <= covered / 300 <= 0.985, covered
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [([1.0, 2.0], [1.0], "one shape"), ([1.0], [1.0], "two prompts"), ([1.0, math.nan], [1.0, 2.0], "finite")],
+)
+def test_scores_that_cannot_be_compared_are_refused(ours, theirs, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        paired_difference(ours, theirs)
+    one_sentence(caught)
+
+
+def test_prompts_are_drawn_balanced_over_intents_and_by_seed():
+    rows = load_prompts("heldout")
+    prompts, intents = draw_prompts(rows, 54, seed=1)
+    counts = collections.Counter(intents)
+    assert len(set(prompts)) == 54 and len(counts) == 12 and set(counts.values()) == {4, 5}
+    intent_of = dict(zip(rows["prompt"], rows["intent"], strict=True))
+    assert [intent_of[prompt] for prompt in prompts] == intents
+    assert draw_prompts(rows, 54, seed=1) == (prompts, intents) != draw_prompts(rows, 54, seed=2)
+    assert draw_prompts(rows, len(rows))[0] == list(rows["prompt"])
+    for count in (0, len(rows) + 1, 5.0):
+        with pytest.raises(ValueError, match="count must be a whole number") as caught:
+            draw_prompts(rows, count)
+        one_sentence(caught)

@@ -18,9 +18,9 @@ from toylib.labs.ppo import advantages, clipped_loss, packed, rollout, token_rew
 from toylib.labs.reward_model import (
     ScalarModel,
     brief_scorer,
+    checked_scores,
     reply_scores,
     reward_accuracy,
-    score,
     scorer_of,
     train_reward_model,
 )
@@ -95,7 +95,7 @@ def test_the_brief_scorer_takes_a_fortieth_off_the_judges_score_for_every_word(r
 @pytest.mark.parametrize("scores", [[1.0], [[1.0], [2.0]], [1.0, math.nan], [1.0, math.inf]])
 def test_a_scorer_that_gives_no_finite_number_for_each_reply_is_refused(scores):
     with pytest.raises(ValueError, match="2 finite numbers") as caught:
-        score(lambda prompts, replies: scores, ["a", "b"], None)
+        checked_scores(lambda prompts, replies: scores, ["a", "b"], None)
     one_sentence(caught)
 
 
@@ -269,6 +269,8 @@ def test_a_step_without_a_pair_changes_nothing():
         ({"steps": 0}, "steps"),
         ({"batch_size": 0}, "batch_size"),
         ({"epochs": 1.5}, "epochs"),
+        ({"steps": True}, "steps"),
+        ({"max_new_tokens": 6.0}, "max_new_tokens"),
         ({"minibatch_size": 0}, "minibatch_size"),
         ({"prompts": []}, "prompts"),
         ({"prompts": "Customer:"}, "prompts"),
@@ -298,11 +300,57 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     assert fingerprint(value_model) == before
 
 
-def test_every_reply_reaches_on_step():
+@pytest.mark.parametrize("run, replies_per_prompt", [(train_ppo, 1), (online_dpo, 2)])
+def test_every_reply_reaches_on_replies_and_then_the_step_reaches_on_step(run, replies_per_prompt):
     seen = []
-    train_ppo(tiny_model(), TOKENIZER, PROMPTS, counts_words, on_step=lambda *given: seen.append(given), **SETTINGS)
-    assert [step for step, *_ in seen] == [1, 2] and all(len(replies.texts) == 4 for *_, replies in seen)
-    assert seen[0][1]["tokens"] == int(seen[0][3].completion_mask.sum())
+    how = {"steps": 2, "batch_size": 4, "max_new_tokens": 6}
+    how |= {"on_step": lambda *given: seen.append(given), "on_replies": lambda *given: seen.append(given)}
+    run(tiny_model(), TOKENIZER, PROMPTS, counts_words, **how)
+    assert [(step, len(rest)) for step, *rest in seen] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert all(len(replies.texts) == 4 * replies_per_prompt for _, replies in seen[::2])
+    assert seen[1][1]["tokens"] == int(seen[0][1].completion_mask.sum())
+
+
+@pytest.mark.parametrize("run", [train_ppo, online_dpo])
+def test_an_interrupted_run_keeps_what_was_trained(run, capsys):
+    model = tiny_model()
+
+    def stop(step, metrics, policy):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    how = {"steps": 3, "batch_size": 4, "max_new_tokens": 40, "learning_rate": 1e-2}
+    policy, history = run(model, TOKENIZER, PROMPTS, counts_words, on_step=stop, **how)
+    assert list(history.index) == [1] and "after 1 of 3 steps" in capsys.readouterr().out
+    assert fingerprint(policy) != fingerprint(model)
+
+
+def changed_weights(model, policy):
+    after = dict(policy.named_parameters())
+    return {name for name, weight in model.named_parameters() if not torch.equal(weight, after[name])}
+
+
+@pytest.mark.parametrize("run", [train_ppo, online_dpo])
+def test_only_weights_that_require_a_gradient_in_the_model_are_trained(run):
+    model = tiny_model().requires_grad_(False)
+    how = {"steps": 2, "batch_size": 4, "max_new_tokens": 40, "learning_rate": 1e-2}
+    with pytest.raises(ValueError, match="no parameter of the model requires a gradient") as caught:
+        run(model, TOKENIZER, PROMPTS, counts_words, **how)
+    one_sentence(caught)
+    model.model.norm.weight.requires_grad_(True)
+    policy, _ = run(model, TOKENIZER, PROMPTS, counts_words, **how)
+    assert changed_weights(model, policy) == {"model.norm.weight"}
+
+
+def test_a_reward_model_trains_what_requires_a_gradient_and_its_head():
+    model = tiny_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the model requires a gradient"):
+        train_reward_model(model, TOKENIZER, PAIRS, steps=1)
+    model.model.norm.weight.requires_grad_(True)
+    reward_model, _ = train_reward_model(model, TOKENIZER, PAIRS, steps=2, batch_size=2)
+    assert changed_weights(model.base_model, reward_model.trunk) == {"norm.weight"} and reward_model.head.weight.any()
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 1.5"):
+        train_reward_model(model, TOKENIZER, PAIRS, steps=1, batch_size=1.5)
 
 
 def test_the_reward_model_as_a_scorer_gives_its_numbers_and_no_gradient():

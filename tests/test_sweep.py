@@ -2,6 +2,7 @@
 
 import html
 import math
+import sys
 
 import pytest
 import torch
@@ -9,11 +10,17 @@ from conftest import ROOT
 from tiny import PAIRS, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint, plots, train_dpo
-from toylib.evaluation.held_out import JUDGED, report
-from toylib.labs.sweep import RESULTS, load_sweep, save_sweep, sweep_beta
+from toylib.evaluation import held_out
+from toylib.evaluation.held_out import JUDGED, HeldOut, held_out_prompts, report
+from toylib.evaluation.judge import judge
+from toylib.labs.sweep import RESULTS, TABLES, load_sweep, sweep_beta
 from toylib.plots import sweep as plots_sweep
-from toylib.preferences import load_prompts
+from toylib.preferences import DATA, load_prompts
+from toylib.replies import sample_replies
 from toylib.widgets import beta_lab as widgets_lab
+
+sys.path.insert(0, str(DATA))
+import results
 
 PROMPTS = ["Customer: my order is late . Agent:", "Customer: is my order lost Agent:"]
 INTENTS = ["late_order", "late_order"]
@@ -53,9 +60,7 @@ def test_every_run_of_a_sweep_is_train_dpo_with_that_beta_and_seed(small):
 
 @pytest.mark.parametrize("at", [1, 2, 5, 6])  # the call of `report` at which it comes: two a run, before and after it
 def test_an_interrupted_sweep_keeps_the_runs_that_are_whole(monkeypatch, capsys, at):
-    from toylib.labs import sweep as module
-
-    calls, measure = [], module.report
+    calls, measure = [], held_out.report
 
     def stop(*arguments, **keywords):
         calls.append(arguments)
@@ -63,7 +68,7 @@ def test_an_interrupted_sweep_keeps_the_runs_that_are_whole(monkeypatch, capsys,
             raise KeyboardInterrupt
         return measure(*arguments, **keywords)
 
-    monkeypatch.setattr(module, "report", stop)
+    monkeypatch.setattr(held_out, "report", stop)
     how = {"prompts": PROMPTS, "intents": INTENTS, "shown": PROMPTS, "steps": 2, "batch_size": 2}
     if at < 3:
         with pytest.raises(KeyboardInterrupt):
@@ -101,8 +106,10 @@ def test_replies_are_kept_of_the_last_step_for_every_run(small):
 
 
 def test_a_saved_sweep_is_read_back(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("toylib.labs.sweep.RESULTS", tmp_path / "results")
-    save_sweep(small, "tiny")
+    for module in ("toylib.labs.sweep", "results"):
+        monkeypatch.setattr(f"{module}.RESULTS", tmp_path / "results")
+    for table, frame in zip(TABLES, small, strict=True):
+        results.save(f"tiny_{table}", frame)
     again = load_sweep("tiny")
     for ours, theirs in zip(small, again, strict=True):
         assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs)
@@ -115,6 +122,38 @@ def test_report_without_a_baseline_has_no_win_rate_and_with_one_the_model_ties_w
     assert "win" not in row and len(texts) == 2 and row["kl"] == pytest.approx(0, abs=1e-12)
     again, _ = report(model, model, tokenizer, PROMPTS, INTENTS, [row["score"]] * 2, seed=1)
     assert again["win"] == 0.5
+
+
+def test_held_out_is_report_over_the_untrained_replies_with_fixed_seeds():
+    model, policy, tokenizer = tiny_model(), tiny_model(seed=1), tiny_tokenizer()
+    measured = HeldOut(model, tokenizer, PROMPTS, INTENTS)
+    untrained = sample_replies(model, tokenizer, PROMPTS, seed=100).texts
+    assert measured.texts == untrained
+    baseline = judge(PROMPTS, untrained, INTENTS)["score"]
+    row, texts = report(policy, model, tokenizer, PROMPTS, INTENTS, baseline, seed=203)
+    assert measured(policy, 3) == row and measured.report(policy, 3) == (row, texts)
+
+
+def test_held_out_prompts_are_those_of_both_splits_with_their_intents():
+    prompts, intents = held_out_prompts()
+    tables = [load_prompts(split) for split in ("test", "heldout")]
+    assert prompts == [*tables[0]["prompt"], *tables[1]["prompt"]]
+    assert intents == [*tables[0]["intent"], *tables[1]["intent"]]
+    assert held_out_prompts(every=4) == (prompts[::4], intents[::4])
+    assert held_out_prompts("dev", every=2)[0] == list(load_prompts("dev")["prompt"])[::2]
+
+
+def test_results_are_added_to_a_table_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    row = {"run": "right", "flipped": 0.3, "seed": 1, "win": 0.123456, "clean": math.nan}
+    assert results.done("small", ("run", "seed")) == set()
+    results.append("small", [row])
+    results.append("small", [row | {"seed": 2}, row | {"run": "β"}])
+    text = (tmp_path / "results" / "small.csv").read_text(encoding="utf-8")
+    assert text.splitlines()[:2] == ["run,flipped,seed,win,clean", "right,0.3,1,0.1235,nan"] and text.count("run,") == 1
+    assert results.done("small", ("run", "flipped", "seed")) == {("right", 0.3, 1), ("right", 0.3, 2), ("β", 0.3, 1)}
+    results.save("small", [row])
+    assert len(results.load("small")) == 1
 
 
 # ---- the shipped sweep ----

@@ -279,7 +279,7 @@ def test_running_a_cell_again_closes_what_its_last_run_showed(monkeypatch, shown
 
 def metrics(step):
     fine = {"rewards/chosen": 0.02 * step, "rewards/rejected": -0.05 * step, "rewards/accuracies": min(1, step / 10)}
-    return fine | {"loss": 0.69 / step}
+    return fine | {"loss": 0.69 / step, "rewards/margins": 0.07 * step}
 
 
 def test_training_curves_are_drawn_at_every_tenth_step_and_the_last(shown):

@@ -27,6 +27,7 @@ from peers import CONTESTANTS, MIXES, SHAPES, build, epoch, new_model, random_pa
 
 from toylib import dpo_loss, sequence_logps
 from toylib.engine.prefix_sharing import collate_rows, row_length, row_logps
+from toylib.labs.memory import has_bf16_units
 from toylib.tokens import collate, tokenize_pairs
 
 
@@ -221,7 +222,7 @@ def main():
         print(peak_memory(*json.loads(options.memory_of)))
         return
     rounds, device = (1 if options.quick else options.rounds), options.device
-    cpu = f"{torch.get_num_threads()} threads, {'with' if torch.cpu._is_avx512_bf16_supported() else 'without'} bf16 units"
+    cpu = f"{torch.get_num_threads()} threads, {'with' if has_bf16_units() else 'without'} bf16 units"
     print(
         f"torch {torch.__version__}, trl {trl.__version__}, {device}",
         torch.cuda.get_device_name() if device == "cuda" else cpu,
@@ -232,7 +233,7 @@ def main():
         for shape in ["3M"] if options.quick else ["3M", "support"]:
             for mix in ["mixed"] if options.quick else MIXES:
                 race(shape, mix, in_fp32, 4, 32, rounds, device)
-        emulated = device == "cpu" and not torch.cpu._is_avx512_bf16_supported()  # tens of seconds a step
+        emulated = device == "cpu" and not has_bf16_units()  # tens of seconds a step
         race("3M", "mixed", in_bf16, 4, 8 if emulated else 32, rounds, device)
         if not options.quick:
             names = in_fp32 if emulated else ["TRL default", *in_fp32]  # its default is bf16

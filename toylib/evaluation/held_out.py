@@ -1,22 +1,28 @@
-"""How a policy does on held-out prompts, as one row of numbers: what notebooks 05 to 07 compare runs by."""
+"""Evaluate policies on held-out prompts, as one row of numbers each, by which notebooks 05 to 07 compare runs."""
 
 from __future__ import annotations
 
+import itertools
+import random
+
 from toylib.evaluation.comparisons import win_rate
 from toylib.evaluation.judge import judge
+from toylib.preferences import load_prompts
 from toylib.replies import kl_to_reference, sample_replies
 
 JUDGED = ("score", "fluent", "on_topic", "facts", "words")
+UNTRAINED_SEED, POLICY_SEED = 100, 200  # of sampling; a run's own seed is added to the policy's
 
 
 def report(policy, reference, tokenizer, prompts, intents, baseline=None, *, seed=0):
-    """`(row, texts)`: what `policy` answers to `prompts` at temperature 1, and how far and how well, as a dict.
+    """Sample a reply to each prompt at temperature 1 and measure the replies. Return `(row, texts)`, `row` a dict.
 
-    `kl` and `kl_error`: KL(πθ ‖ πref), nats per reply, and its standard error. `score`, `fluent`, `on_topic`, `facts`,
-    `words`: means over replies of what `judge` says of each. With `baseline`, the scores of other replies to the same
-    prompts in the same order: `win`, `win_low` and `win_high`, the win rate over them and its 95 % interval.
+    - `kl` and `kl_error`: KL(πθ ‖ πref) in nats per reply, and its standard error;
+    - `score`, `fluent`, `on_topic`, `facts`, `words`: means over replies of the columns of `judge`;
+    - `win`, `win_low`, `win_high`, with a `baseline` only: the win rate over the baseline and its 95 % interval.
 
-    `prompts` and `intents` are equally long lists, as in `load_prompts`; `seed` is that of the sampling.
+    `prompts` and `intents` are equally long lists, as in `load_prompts`. `baseline` has the scores of other replies to
+    the same prompts, in the same order. `seed` is that of the sampling.
     """
     replies = sample_replies(policy, tokenizer, prompts, seed=seed)
     judged = judge(prompts, replies.texts, intents)
@@ -25,3 +31,47 @@ def report(policy, reference, tokenizer, prompts, intents, baseline=None, *, see
     if baseline is not None:
         row |= dict(zip(("win", "win_low", "win_high"), win_rate(judged["score"], baseline), strict=True))
     return row, replies.texts
+
+
+def held_out_prompts(*splits, every=1) -> tuple[list[str], list[str]]:
+    """Return `(prompts, intents)` of shipped splits (by default `test` and `heldout`), only each `every`-th of them."""
+    rows = [row for split in splits or ("test", "heldout") for row in load_prompts(split)][::every]
+    return [row["prompt"] for row in rows], [row["intent"] for row in rows]
+
+
+def draw_prompts(prompts, count, seed=0) -> tuple[list[str], list[str]]:
+    """Draw `count` different prompts, balanced over intents. Return `(prompts, intents)` in the order they were given.
+
+    `prompts` are rows with a `prompt` and an `intent`, as in `load_prompts`. Intents differ by at most one prompt as
+    long as there are enough of each. Raises `ValueError` if `count` is not a whole number from 1 to the number of rows.
+    """
+    rows = list(prompts)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(rows):
+        raise ValueError(f"count must be a whole number from 1 to {len(rows)}, the number of prompts, got {count!r}")
+    rng, by_intent = random.Random(seed), {}
+    for place in rng.sample(range(len(rows)), len(rows)):
+        by_intent.setdefault(rows[place]["intent"], []).append(place)
+    in_turn = itertools.zip_longest(*(by_intent[name] for name in rng.sample(sorted(by_intent), len(by_intent))))
+    drawn = sorted([place for turn in in_turn for place in turn if place is not None][:count])
+    return [rows[place]["prompt"] for place in drawn], [rows[place]["intent"] for place in drawn]
+
+
+class HeldOut:
+    """Held-out prompts, and the untrained model's replies to them, which are sampled once and are the baseline of `win`.
+
+    Attributes: `prompts`, `intents`, `texts` (the untrained replies) and `judged` (what `judge` says of those).
+    """
+
+    def __init__(self, model, tokenizer, prompts, intents):
+        self.model, self.tokenizer, self.prompts, self.intents = model, tokenizer, list(prompts), list(intents)
+        self.texts = sample_replies(model, tokenizer, self.prompts, seed=UNTRAINED_SEED).texts
+        self.judged = judge(self.prompts, self.texts, self.intents)
+
+    def __call__(self, policy, seed=0) -> dict[str, float]:
+        """Return the row of `report` for `policy`, with `win` over the untrained model; `seed` is the run's."""
+        return self.report(policy, seed)[0]
+
+    def report(self, policy, seed=0):
+        """Return `(row, texts)` of `report` for `policy`, with `win` over the untrained model; `seed` is the run's."""
+        given = (self.prompts, self.intents, self.judged["score"])
+        return report(policy, self.model, self.tokenizer, *given, seed=POLICY_SEED + seed)

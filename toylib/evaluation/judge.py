@@ -1,7 +1,7 @@
-"""Is the reply any good? A strict judge for the small world of customer support, and a second opinion beside it.
+"""A strict judge of replies in the small world of customer support.
 
-The judge knows the words that the shop uses (data/text/ and the hand-written pairs) and nothing else, so it is no judge
-of English: it tells whether a reply of the support model is whole, on topic, true to the prompt and helpful.
+The judge knows the words that the shop uses (data/text/ and the hand-written pairs) and no other English. It tells
+whether a reply of the support model is whole, on topic, true to the prompt and helpful.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ MAX_SENTENCES = 6
 
 
 def judge(prompts, replies, intents):
-    """Score replies: a DataFrame with one row a reply, in order.
+    """Score replies. Return a DataFrame with one row per reply, in order.
 
-    `prompts`, `replies` and `intents` are equally long lists of strings. Columns, the first six 0 or 1:
+    `prompts`, `replies` and `intents` are equally long lists of strings. Raises `ValueError` if they are not, and for an
+    unknown intent. The columns are floats, and the first six are 0 or 1:
 
-    - `fluent`: whole sentences, at most six, none said twice, a greeting only first and a closing only last; every run
-      of three words is one that the shop's own text has, and nine tenths of them stand in the text of one single intent
-      and register (kind or cold), so that the sentences belong together and do not contradict each other;
-    - `on_topic`: that holds for the intent of the prompt;
-    - `facts`: every order number, product and name in the reply stands in the prompt;
+    - `fluent`: whole sentences, at most six, no sentence twice, a greeting only first and a closing only last. The
+      shop's own text has every run of three words, and the text of a single intent and register (kind or cold) has at
+      least nine tenths of them, so that the sentences belong together and do not contradict each other;
+    - `on_topic`: the intent of the prompt has nine tenths of them;
+    - `facts`: the prompt has every order number, product and name of the reply;
     - `empathy`, `ownership`, `next_step`: the reply acknowledges, says "I'll …", names a time or a way to hear back;
-    - `words`: how many; and `score`, from 0 to 1: fluent · on_topic · facts · (1 + empathy + ownership + next_step) / 4.
+    - `score`, from 0 to 1: fluent · on_topic · facts · (1 + empathy + ownership + next_step) / 4;
+    - `words`: their number.
     """
     import pandas
 
@@ -61,7 +63,7 @@ def judge(prompts, replies, intents):
 
 
 def manners(reply: str) -> dict[str, bool]:
-    """Whether a reply acknowledges, says "I'll …", names a time or a way to hear back."""
+    """Return whether a reply acknowledges, says "I'll …", and names a time or a way to hear back, by name."""
     return {
         "empathy": bool(re.search(EMPATHY, reply, re.IGNORECASE)),
         "ownership": bool(re.search(OWNERSHIP, reply)),
@@ -70,18 +72,19 @@ def manners(reply: str) -> dict[str, bool]:
 
 
 def is_whole(reply: str) -> bool:
-    """Whether a reply is a handful of complete sentences in a possible order, none of them said twice."""
+    """Return whether a reply is one to six complete sentences in a possible order, without a repeated one."""
     sentences = split_sentences(reply)
-    shaped = not re.search(r"[{}<>]", reply)  # a slot that was never filled
+    shaped = not re.search(r"[{}<>]", reply)  # a slot that was not filled
     shaped = shaped and all(re.match(r"[A-Z].*[a-z0-9][.!?]$", sentence) for sentence in sentences)
-    said = [" ".join(_words(sentence)) for sentence in sentences]
+    normalised = [" ".join(_words(sentence)) for sentence in sentences]
     greetings, closings = ({" ".join(_words(line)) for line in _common()[part]} for part in ("greetings", "closings"))
-    ordered = not greetings & set(said[1:]) and not closings & set(said[:-1])
-    return shaped and ordered and 1 <= len(said) <= MAX_SENTENCES and len(set(said)) == len(said)
+    ordered = not greetings & set(normalised[1:]) and not closings & set(normalised[:-1])
+    distinct = len(set(normalised)) == len(normalised)
+    return shaped and ordered and distinct and 1 <= len(normalised) <= MAX_SENTENCES
 
 
 def topic_coverage(reply: str) -> tuple[bool, dict[str, float]]:
-    """Whether every word trigram of the reply is known, and for each intent the share that one register of it has."""
+    """Return whether every word trigram of the reply is known, and by intent the largest share that a register of it has."""
     trigrams = [gram for sentence in split_sentences(reply) for gram in _trigrams(sentence)]
     tables, shares = _shop_text(), {}
     for (intent, _), table in tables.items():
@@ -91,22 +94,23 @@ def topic_coverage(reply: str) -> tuple[bool, dict[str, float]]:
 
 
 def facts_hold(prompt: str, reply: str) -> bool:
-    """Whether every number, product and name that the reply mentions stands in the prompt."""
+    """Return whether the prompt has every number, product and name that the reply mentions."""
     return set(find_slots(reply)) <= set(find_slots(prompt))
 
 
 def find_slots(text: str) -> list[tuple[str, str]]:
-    """The order numbers, products and names that a text mentions, in order: `("order" | "product" | "name", value)`."""
+    """Return the order numbers, products and names in a text, in order: `("order" | "product" | "name", value)`."""
     return [(match.lastgroup, match.group().lower()) for match in _slot_pattern().finditer(text)]
 
 
 def split_sentences(text: str) -> list[str]:
+    """Split a text after every full stop, exclamation or question mark that a space or newline follows."""
     return re.split(r"(?<=[.!?])\s+", text.strip())
 
 
 @lru_cache(maxsize=1)
 def _shop_text() -> dict[tuple[str, str], set]:
-    """The word trigrams of what the shop says, by intent and register: templates, and hand-written chosen replies."""
+    """Return the word trigrams of the shop's text (templates, hand-written chosen replies) by intent and register."""
     shared = [*_common()["greetings"], *_common()["closings"]]
     text = {}
     for path in sorted((DATA / "text").glob("*.toml")):

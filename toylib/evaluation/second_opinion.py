@@ -1,4 +1,4 @@
-"""A second opinion on replies: a Bradley-Terry model over words that never saw the judge's labels."""
+"""A second opinion on replies: a Bradley-Terry model over words that was not fitted to the judge's scores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from toylib.preferences import DATA, read_file
 
 
 def second_opinion(replies) -> list[float]:
-    """A score from a Bradley-Terry model over words, fitted to the hand-written pairs: it never saw the judge's labels.
+    """Return a score per reply, in the order of `replies`, by a Bradley-Terry model over words and word pairs.
 
-    Higher is better; only differences mean anything. Log-odds of being preferred, under a logistic regression on which
-    words and word pairs a reply has (slots blanked), L2-regularised, fitted once to data/handwritten/train.jsonl.
+    Higher is better, and only differences mean anything: the difference of two scores is the log-odds that the first
+    reply is preferred. The model is an L2-regularised logistic regression on which words and word pairs a reply has
+    (with slots blanked), fitted once to data/handwritten/train.jsonl, so it has not seen the judge's scores.
     """
     vocabulary, weights = _second_opinion_model()
     return [sum(weights[vocabulary[f]] for f in _features(reply) if f in vocabulary) for reply in replies]
@@ -33,7 +34,11 @@ def _second_opinion_model() -> tuple[dict[str, int], list[float]]:
 
 
 def fit_bradley_terry(pairs, strength=0.05) -> tuple[dict[str, int], list[float]]:
-    """Fit weights w so that σ(w·(features of chosen − features of rejected)) → 1; `(vocabulary, weights)`."""
+    """Fit w by maximum likelihood of σ(w·(features of chosen − features of rejected)). Return `(vocabulary, weights)`.
+
+    `pairs` are `(chosen, rejected)` texts, `vocabulary` maps a feature to its place in `weights`, and `strength` is that
+    of the L2 penalty.
+    """
     features = [(_features(chosen), _features(rejected)) for chosen, rejected in pairs]
     vocabulary = {f: i for i, f in enumerate(sorted(set().union(*(c | r for c, r in features))))}
     difference = torch.zeros(len(pairs), len(vocabulary), dtype=torch.float64)

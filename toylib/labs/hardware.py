@@ -1,4 +1,4 @@
-"""What the machine at hand can do: precision and batch chosen for its card, and a folder that outlives a lost runtime."""
+"""Choose precision and batch size for the machine at hand, and a run's folder that outlives a lost Colab runtime."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import NamedTuple
 import torch
 
 from toylib.engine.seals import SEAL, checkpoints_in
-from toylib.labs.memory import Shape, ledger, peak, shape_of
+from toylib.labs.memory import Shape, has_bf16_units, ledger, peak, shape_of
 from toylib.models import load_model
 from toylib.preferences import first_line
 
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts the reader's Google Drive
-AMPERE = (8, 0)  # the first generation with bf16 units
-TURING = (7, 0)  # Volta and Turing: fp16 units only; the T4 is a (7, 5)
+VOLTA = (7, 0)  # the first generation with fp16 units; Volta and Turing (the T4) have none for bf16
 
 
 class Card(NamedTuple):
@@ -32,7 +31,7 @@ class Card(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """fp32, fp16 or bf16 autocast: its name, its `TrainingArguments`, its name in the memory ledger, and why."""
+    """A precision (fp32, fp16 or bf16): its name, its `TrainingArguments`, its name in the memory ledger, and the reason."""
 
     name: str
     arguments: dict
@@ -41,7 +40,7 @@ class Precision(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Pairs a step and steps an update that fit into memory, the ledger's peak in bytes, and why."""
+    """Pairs per step and steps per update that fit into memory, the ledger's peak in bytes, and the reason."""
 
     pairs: int
     accumulation: int
@@ -50,7 +49,7 @@ class Fit(NamedTuple):
 
 
 def find_card() -> Card | None:
-    """The first CUDA card, or None."""
+    """Return the first CUDA card, or None."""
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
@@ -58,18 +57,19 @@ def find_card() -> Card | None:
 
 
 def choose_precision(card: Card | None, wanted="auto") -> Precision:
-    """The precision for `card` (None: the CPU), or the `wanted` one ("fp32", "fp16", "bf16") if the card has it.
+    """Return the precision for `card` (None: the CPU), or the `wanted` one ("fp32", "fp16", "bf16") if the card has it.
 
-    Always autocast over fp32 weights (Micikevicius et al. 2018, arXiv 1710.03740): an update of 1e-6 added to a 16-bit
-    weight is rounded away. Raises `ValueError` for a precision that is unknown or that this machine does not have.
+    16 bits are always autocast over fp32 weights (Micikevicius et al. 2018, arXiv 1710.03740), because an update of 1e-6
+    added to a 16-bit weight is rounded away. Raises `ValueError` for a precision that is unknown or that this machine
+    does not have.
     """
     if wanted not in ("auto", "fp32", "fp16", "bf16"):
         raise ValueError(f"precision is auto, fp32, fp16 or bf16, got {wanted!r}")
     if card is None:
         best, reason = "fp32", "no GPU, and few CPUs are quick in 16 bits"
-    elif card.capability >= AMPERE:
+    elif has_bf16_units(card.capability):
         best, reason = "bf16", f"the {card.name} has bf16 units: the range of fp32, so no loss scaling is needed"
-    elif card.capability >= TURING:
+    elif card.capability >= VOLTA:
         best = "fp16"
         reason = (
             f"the {card.name} has fp16 units and none for bf16: fp16 autocast, with the loss scaled, over fp32 weights"
@@ -77,8 +77,8 @@ def choose_precision(card: Card | None, wanted="auto") -> Precision:
     else:
         best, reason = "fp32", f"the {card.name} is older than 16-bit matrix units"
     if wanted not in ("auto", best):
-        able = {"fp32": True, "fp16": card and card.capability >= TURING, "bf16": card and card.capability >= AMPERE}
-        if not able[wanted]:
+        able = {"fp32"} | ({"fp16"} if best != "fp32" else set()) | {best}
+        if wanted not in able:
             raise ValueError(f"{wanted} does not fit this machine ({reason}): choose auto or {best}")
         best, reason = wanted, "as you asked"
     flags = {} if best == "fp32" else {best: True}
@@ -86,11 +86,11 @@ def choose_precision(card: Card | None, wanted="auto") -> Precision:
 
 
 def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=0.5, way="reference once") -> Fit:
-    """The largest split of an `update` of pairs into equal steps whose predicted peak is at most `share` of `memory`.
+    """Return the largest equal steps of an `update` of pairs whose predicted peak is at most `share` of `memory`.
 
-    The update stays the same on every card, and so does the run: only the number of pairs held at once differs.
-    `length` and `scored` are the largest there are (`memory.sizes`). What is left of the memory is for CUDA itself, for
-    sampling replies and for fragmentation. `ValueError` if not even one pair fits.
+    The update is the same on every card, so the run is too; only the number of pairs held at once differs. `length` and
+    `scored` are the largest in the data (`memory.sizes`). The rest of the memory is for CUDA itself, for sampling and
+    for fragmentation. Raises `ValueError` if one pair does not fit.
     """
     limit, model = share * memory, model if isinstance(model, Shape) else shape_of(model)
     splits = [n for n in range(1, update + 1) if update % n == 0]
@@ -106,7 +106,7 @@ def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=
 
 
 def memory_at_hand(card: Card | None) -> int:
-    """Bytes: the card's, or the machine's main memory (8 GB where the system does not say)."""
+    """Return the bytes of memory of the card, or of the machine (8 GB if the system does not say)."""
     if card:
         return card.memory
     try:
@@ -136,21 +136,21 @@ def load_for_machine(name, card):
 
 
 def settings_hash(settings: dict) -> str:
-    """12 hex digits over settings (JSON values by name), in whatever order they are given."""
+    """Return 12 hex digits over settings (JSON values by name). Their order does not matter."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def run_folder(settings: dict, base="runs", drive=DRIVE) -> Path:
-    """The folder for a run of just these settings: on Google Drive where that is mounted, else in `base`."""
+    """Return the folder for a run with exactly these settings: on Google Drive if that is mounted, otherwise in `base`."""
     home = Path(drive) / "dpo-notebooks" if Path(drive).is_dir() else Path(base)
     return home / settings_hash(settings)
 
 
 def resume_point(folder, resume: bool):
-    """What to pass to `train(resume_from_checkpoint=…)`: True if `resume` and there is a sealed checkpoint, else None.
+    """Return what to pass to `train(resume_from_checkpoint=…)`: True if `resume` and there is a sealed checkpoint, else None.
 
-    Says what it found. Never resumes unasked: without `resume` a run starts anew, whatever the folder holds.
+    It prints what it found. Without `resume` a run starts from the beginning, whatever the folder holds.
     """
     steps = [step for step, path in checkpoints_in(folder) if (path / SEAL).is_file()]
     if not steps:
@@ -164,11 +164,11 @@ def resume_point(folder, resume: bool):
 
 @contextlib.contextmanager
 def memory_advice(pairs):
-    """Turns running out of GPU memory into one sentence that says what to change; `pairs` is the number a step had."""
+    """Turn `OutOfMemoryError` into a `MemoryError` that says what to change. `pairs` is the number of pairs in a step."""
     try:
         yield
     except torch.OutOfMemoryError as problem:
-        traceback.clear_frames(problem.__traceback__)  # they hold tensors that would be in the way at the next try
+        traceback.clear_frames(problem.__traceback__)  # its frames hold tensors that the next try needs the memory of
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         change = f"lower PAIRS_AT_ONCE from {pairs} to {pairs // 2}" if pairs > 1 else "lower MAX_LENGTH"

@@ -1,10 +1,9 @@
-"""The memory ledger: what one DPO step holds, predicted from a model's configuration and measured. Bytes everywhere.
+"""The memory ledger: what one DPO step holds in memory, predicted from a model's configuration and measured, in bytes.
 
-A step holds weights, the gradient and Adam's two moments (Kingma & Ba 2015, arXiv 1412.6980) of what is trained, the
-reference's weights where it stays in memory, the activations that the backward pass will ask for, and the logits. The
-first four follow from counting parameters; so does the usual "16 bytes a parameter" (Rajbhandari et al. 2020, ZeRO, arXiv
-1910.02054, section 3). The activations are counted tensor by tensor, as Korthikanti et al. 2022 (arXiv 2205.05198,
-section 4) do for GPT, here for the Llama layer as transformers runs it, with fused (sdpa) attention.
+A step holds weights, gradients and Adam's moments (Kingma & Ba 2015, arXiv 1412.6980), the reference's weights if it
+stays in memory, activations and logits. All but the last two follow from counting parameters (Rajbhandari et al. 2020,
+ZeRO, arXiv 1910.02054, section 3). Activations are counted tensor by tensor, as Korthikanti et al. 2022 (arXiv
+2205.05198, section 4) do for GPT, here for the Llama layer as transformers runs it, with fused (sdpa) attention.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from torch.utils._pytree import tree_leaves
 from toylib.engine.prefix_sharing import pair_logps, row_length
 from toylib.loss import dpo_loss
 
-WEIGHT = {"fp32": 4, "autocast": 4, "bf16": 2}  # bytes a weight; autocast computes in 16 bits over fp32 weights
+WEIGHT = {"fp32": 4, "autocast": 4, "bf16": 2}  # bytes per weight; autocast computes in 16 bits over fp32 weights
 WAYS = ("two models", "reference once", "LoRA")
-# Bytes that a layer keeps for backward, a token: for each unit of hidden size, of attention width (heads × their size)
-# and of MLP width. In fp32: both norms keep what they read, what they normalised and what they give (2·3·4 bytes of
-# hidden size); attention its query, key, value (repeated to all heads) and output (4·4 of attention width); the MLP the
-# gate before and after its SiLU, the up-projection and their product (4·4 of MLP width).
-# Autocast: norms stay in fp32, 2·2·4, and each of the five matrices that read a norm casts its input anew, 5·2. In bf16
-# norms compute in fp32 on the inside, 2·(4 + 2 + 2). With LoRA the norms' weights are frozen and need no normalised
-# value; adapters beside bf16 weights are fp32 (PEFT's way), so each matrix's input is cast up to 4 bytes.
-KEPT = {
+AMPERE = (8, 0)  # compute capability of the first generation of cards with bf16 units
+# Bytes that a layer keeps for the backward pass, per token and per unit of hidden size, of attention width (heads × their
+# size) and of MLP width. In fp32, both norms keep their input, the normalised values and their output (2·3·4 bytes of
+# hidden size). Attention keeps query, key, value (repeated to all heads) and output (4·4 of attention width). The MLP
+# keeps the gate before and after its SiLU, the up-projection and their product (4·4 of MLP width).
+# With autocast, norms stay in fp32, 2·2·4, and each of the five matrices that read a norm casts its input, 5·2. In bf16
+# norms compute in fp32 internally, 2·(4 + 2 + 2). With LoRA the norms' weights are frozen, so the normalised values are
+# not kept. PEFT keeps adapters of bf16 weights in fp32, so each matrix's input is cast to 4 bytes.
+ACTIVATION_BYTES = {
     ("fp32", "full"): (24, 16, 16),
     ("autocast", "full"): (26, 8, 8),
     ("bf16", "full"): (16, 8, 8),
@@ -40,10 +40,10 @@ KEPT = {
 
 
 class Shape(NamedTuple):
-    """What the ledger has to know of a model."""
+    """The sizes of a model that the ledger needs."""
 
-    parameters: int  # all of them, a tied output head counted once
-    matrices: int  # weights that autocast copies into 16 bits: of the linear layers, the output head among them
+    parameters: int  # with a tied output head counted once
+    matrices: int  # weights that autocast copies into 16 bits: those of all linear layers, output head included
     layers: int
     hidden: int
     attention: int  # heads × size of a head
@@ -54,7 +54,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(model) -> Shape:
-    """The `Shape` of a model, or of a configuration, which is built without memory (on the meta device) to count it."""
+    """Return the `Shape` of a model or of a configuration, which is built on the meta device without using memory."""
     if not isinstance(model, torch.nn.Module):
         from transformers import AutoModelForCausalLM
 
@@ -79,21 +79,17 @@ def shape_of(model) -> Shape:
 def ledger(
     model, pairs, length, scored, precision="fp32", way="reference once", rank=16, split=False
 ) -> dict[str, int]:
-    """Bytes of one training step of `DPOTrainer` by part; `peak` says how they add up.
+    """Return the bytes of one training step of `DPOTrainer` by part. `peak` adds them up.
 
-    `model` is a `Shape`, a configuration or a model. A step has `pairs` pairs, each a shared-prompt row (`toylib.engine.prefix_sharing`)
-    of `length` tokens, padding included, of which `scored` belong to replies (`sizes` finds both). `precision`: fp32;
-    autocast (bf16 or fp16 over fp32 weights); bf16 (pure: weights, gradients and Adam too). `way`: "two models",
-    "reference once" (its log-probs are computed before training, then it is gone) or "LoRA" (the same; adapters of
-    `rank` in every layer's matrices are all that is trained). `split`: an update is made of several such steps, so the
-    gradients of the first wait in memory while the next one's activations come.
-
-    Counted of the Llama family (no bias, gated MLP, RMS norms, fused attention): Llama, SmolLM2, Mistral, Qwen2.
+    `model` is a `Shape`, a configuration or a model of the Llama family (Llama, SmolLM2, Mistral, Qwen2). A step has
+    `pairs` shared-prompt rows of `length` tokens, padding included, of which `scored` belong to replies (see `sizes`).
+    `precision` is "fp32", "autocast" (bf16 or fp16 over fp32 weights) or "bf16" (weights, gradients and Adam too). `way`
+    is "two models", "reference once" (scored before training) or "LoRA" (the same, and only adapters of `rank` in every
+    layer's matrices are trained). With `split` an update has several steps, and gradients stay in memory in between.
     """
     if precision not in WEIGHT or way not in WAYS:
-        raise ValueError(
-            f"precision is one of {', '.join(WEIGHT)}, way one of {', '.join(WAYS)}; got {precision!r}, {way!r}"
-        )
+        known = f"precision is one of {', '.join(WEIGHT)}, way one of {', '.join(WAYS)}"
+        raise ValueError(f"{known}; got {precision!r}, {way!r}")
     shape = model if isinstance(model, Shape) else shape_of(model)
     weight, lora = WEIGHT[precision], way == "LoRA"
     trained = rank * shape.adapted if lora else shape.parameters
@@ -110,8 +106,8 @@ def ledger(
 
 
 def activations(shape, rows, length, precision, lora=False, rank=16) -> int:
-    """Bytes kept for backward of `rows` rows of `length` tokens, logits aside."""
-    per = KEPT[precision, "LoRA" if lora else "full"]
+    """Return the bytes kept for the backward pass of `rows` rows of `length` tokens, without logits."""
+    per = ACTIVATION_BYTES[precision, "LoRA" if lora else "full"]
     token = sum(a * b for a, b in zip(per, (shape.hidden, shape.attention, shape.inner), strict=True))
     token += 4 * shape.heads + 8  # attention's log-sum-exp, and one number of each norm
     token += 7 * rank * (2 if precision == "autocast" else 4) if lora else 0
@@ -122,31 +118,30 @@ def activations(shape, rows, length, precision, lora=False, rank=16) -> int:
 
 
 def peak(parts) -> int:
-    """The most bytes that a step holds at once, of a `ledger`.
+    """Return the most bytes that a step holds at once, from a `ledger`.
 
-    Activations are given back layer by layer in the backward pass while the gradients come: whichever is larger.
+    The backward pass frees activations layer by layer while it makes gradients, so the larger of both counts.
     """
     always = parts["weights"] + parts["reference"] + parts["Adam"] + parts["waiting gradients"]
     return always + max(parts["activations"] + parts["logits"], parts["gradients"])
 
 
 def sizes(rows) -> tuple[int, int]:
-    """`(length, scored)` for a `ledger`: of tokenised pairs, the longest row and the most reply tokens there are."""
+    """Return `(length, scored)` for a `ledger`: the longest row of tokenised pairs and the most reply tokens of a pair."""
     return max(map(row_length, rows)), max(len(row["chosen"]) + len(row["rejected"]) for row in rows)
 
 
 def weights_only(parameters, models, bytes_each=2) -> int:
-    """The usual back-of-the-envelope sum: nothing but the weights of `models` models."""
+    """Return the usual back-of-the-envelope sum: the bytes of the weights of `models` models, and nothing else."""
     return parameters * models * bytes_each
 
 
 def measure_step(model, batch, precision="fp32", beta=0.1, split=False) -> dict[str, int]:
-    """What a `ledger` predicts, measured on `model` with one batch (`collate_rows`): two updates of AdamW at rate 0.
+    """Measure what a `ledger` predicts, by two updates of AdamW at rate 0 on one batch (`collate_rows`). Return bytes.
 
-    The bytes of weights, gradients and Adam's moments; of what autograd keeps for backward ("kept": the activations,
-    and the one of three sets of logits that outlives the forward pass); and the "peak" of the second update: on CUDA
-    `torch.cuda.max_memory_allocated`, elsewhere counted tensor by tensor (`Counted`). With `split` the batch goes
-    through twice an update. Weights stay as they are; gradients are gone at the end.
+    "kept" is what autograd keeps: activations, and the one of three sets of logits that outlives the forward pass.
+    "peak" is of the second update. With `split` an update uses the batch twice. Weights do not change. Raises
+    `FloatingPointError` if a loss or gradient is not finite.
     """
     device = next(model.parameters()).device
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -160,7 +155,7 @@ def measure_step(model, batch, precision="fp32", beta=0.1, split=False) -> dict[
             loss = dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta).losses.mean()
             loss.backward()
             numbers = [loss.detach(), *(p.grad.sum() for p in trained if p.grad is not None)]
-            if not all(map(torch.isfinite, numbers)):  # or NaN would go into the weights, also at rate 0
+            if not all(map(torch.isfinite, numbers)):  # even at rate 0, NaN would reach the weights
                 raise FloatingPointError(
                     f"loss or gradient not finite in {precision}: the weights are left as they were"
                 )
@@ -180,16 +175,21 @@ def measure_step(model, batch, precision="fp32", beta=0.1, split=False) -> dict[
         optimizer.zero_grad()
 
 
+def has_bf16_units(capability=None) -> bool:
+    """Return whether a CUDA card of this compute capability (major, minor) has bf16 units, or the CPU (None) has."""
+    return torch.cpu._is_avx512_bf16_supported() if capability is None else capability >= AMPERE
+
+
 def autocast(precision, device):
-    """The context in which `precision` runs on `device`: bf16 autocast, or fp16's where the card has no bf16 units."""
+    """Return the context for `precision` on `device`. "autocast" is in bf16, or in fp16 on a card without bf16 units."""
     if precision != "autocast":
         return contextlib.nullcontext()
-    no_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return torch.autocast(device.type, torch.float16 if no_bf16 else torch.bfloat16)
+    fp16 = device.type == "cuda" and not has_bf16_units(torch.cuda.get_device_capability(device))
+    return torch.autocast(device.type, torch.float16 if fp16 else torch.bfloat16)
 
 
 def peak_of(step, model, optimizer) -> int:
-    """The most bytes that tensors take at once while `step()` runs, those of `model` and `optimizer` among them."""
+    """Return the most bytes that tensors hold at once during `step()`, including those of `model` and `optimizer`."""
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -201,13 +201,13 @@ def peak_of(step, model, optimizer) -> int:
 
 
 class Counted(TorchDispatchMode):
-    """While open, counts the bytes of all tensors that operations make until they are gone; `most` held at once."""
+    """Count the bytes of tensors while the context is open. `now` is held at present, `most` was held at once."""
 
     def __init__(self, held):
         super().__init__()
         self.now = self.most = _bytes(held)
         self.storages = {id(t.untyped_storage()) for t in held}
-        self.held = held  # or an id might come back as another's
+        self.held = held  # keeps their ids from being used again
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         made = operation(*args, **(kwargs or {}))
@@ -227,7 +227,7 @@ class Counted(TorchDispatchMode):
 
 @contextlib.contextmanager
 def kept_for_backward(model):
-    """While open, notes what autograd keeps for the backward pass, the model's own weights aside: storage → bytes."""
+    """Yield a dict, storage → bytes, that collects what autograd keeps for the backward pass except the model's weights."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -246,5 +246,5 @@ def _moments(optimizer) -> list[torch.Tensor]:
 
 
 def _bytes(tensors) -> int:
-    """Bytes of the storages under these tensors, each counted once."""
+    """Return the bytes of the storages of these tensors, each counted once."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())

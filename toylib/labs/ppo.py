@@ -1,20 +1,21 @@
-"""What DPO does without: rollouts, a value model, PPO's clipped updates. And online DPO beside it. Notebook 07.
+"""PPO from a scorer: rollouts, a value model and clipped updates. Shown in notebook 07.
 
-The recipe is that of Ouyang et al. 2022 (arXiv 2203.02155), on models small enough to watch. Scorers are explained in
-`toylib.labs.reward_model`.
+The recipe is that of Ouyang et al. 2022 (arXiv 2203.02155), on models small enough to watch. `toylib.labs.reward_model`
+explains scorers.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from toylib.labs.reward_model import ScalarModel, score
+from toylib.labs.loops import check_counts, end_on_interrupt, history_table, trainable_copy
+from toylib.labs.reward_model import ScalarModel, checked_scores
 from toylib.logps import padded_right, token_logps
 from toylib.reference import frozen_copy
 from toylib.replies import Replies, sample_replies
@@ -22,7 +23,7 @@ from toylib.train import batches, optimizer_step, progress_line
 
 
 class Rollout(NamedTuple):
-    """Replies of the policy as it was, and what was measured on them; tensors `(replies, length − 1)` as `token_logps`."""
+    """Replies sampled from the policy and what was measured on them. Tensors are `(replies, length − 1)`, as `token_logps`."""
 
     replies: Replies
     scores: Tensor  # (replies,)
@@ -34,34 +35,38 @@ class Rollout(NamedTuple):
 
 @torch.no_grad()
 def rollout(policy, reference, value_model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0) -> Rollout:
-    """Let the policy answer `prompts` at temperature 1, and everybody look at the answers."""
+    """Sample a reply to each prompt at temperature 1, and score it with scorer, policy, reference and value model."""
     replies = packed(sample_replies(policy, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed))
     ids, attention = replies.input_ids, replies.attention_mask
     logps, ref_logps = (token_logps(one, ids, attention) for one in (policy, reference))
     values, mask = value_model(ids, attention)[:, :-1], replies.completion_mask[:, 1:].float()
-    return Rollout(replies, score(scorer, prompts, replies), logps, ref_logps, values * mask, mask)
+    return Rollout(replies, checked_scores(scorer, prompts, replies), logps, ref_logps, values * mask, mask)
 
 
 def packed(replies: Replies) -> Replies:
-    """The same replies with all padding on the right and no column that is padding everywhere: less to compute."""
+    """Return the same replies with all padding on the right, and without columns that are padding everywhere."""
     attention_mask, *others = padded_right(replies.attention_mask, replies.input_ids, replies.completion_mask)
     width = int(attention_mask.sum(dim=1).max())
     input_ids, completion_mask = others
     return Replies(replies.texts, *(t[:, :width] for t in (input_ids, attention_mask, completion_mask)))
 
 
-def token_rewards(seen: Rollout, scores, kl_coefficient) -> Tensor:
-    """The reward of each token: −kl_coefficient · log-ratio, and at the last one the score too (Ouyang et al., eq. 2)."""
-    rewards = -kl_coefficient * (seen.logps - seen.ref_logps) * seen.mask
-    is_last = seen.mask * (seen.mask.flip(1).cumsum(dim=1).flip(1) == 1)
-    return rewards + is_last * scores.unsqueeze(1)
+def token_rewards(sampled: Rollout, scores, kl_coefficient) -> Tensor:
+    """Return the reward of each token: −kl_coefficient · log-ratio, plus the score at a reply's last token.
+
+    `scores` is `(replies,)`, the result `(replies, length − 1)` (Ouyang et al. 2022, eq. 2).
+    """
+    rewards = -kl_coefficient * (sampled.logps - sampled.ref_logps) * sampled.mask
+    places = torch.arange(sampled.mask.shape[1], device=sampled.mask.device)
+    last = (sampled.mask * places).argmax(dim=1, keepdim=True)
+    return rewards.scatter_add(1, last, scores.unsqueeze(1))
 
 
 def advantages(rewards, values, mask, discount=1.0, gae_lambda=0.95) -> tuple[Tensor, Tensor]:
-    """`(advantages, returns)`, `(replies, length)`: generalised advantage estimation over the tokens of each reply.
+    """Return `(advantages, returns)`, each `(replies, length)`, by generalised advantage estimation over each reply.
 
-    A_t = δ_t + γλ·A_{t+1}, δ_t = r_t + γ·V_{t+1} − V_t, nothing after the last token (Schulman et al. 2016,
-    arXiv 1506.02438, eq. 16). Returns are A + V, what the value model is to predict. Both are 0 where `mask` is.
+    A_t = δ_t + γλ·A_{t+1} with δ_t = r_t + γ·V_{t+1} − V_t, and 0 after the last token (Schulman et al. 2016,
+    arXiv 1506.02438, eq. 16). Returns are A + V, the value model's targets. Both are 0 where `mask` is.
     """
     result, later = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
     next_value = torch.zeros_like(later)
@@ -73,9 +78,10 @@ def advantages(rewards, values, mask, discount=1.0, gae_lambda=0.95) -> tuple[Te
 
 
 def clipped_loss(logps, old_logps, advantages, mask, clip=0.2) -> tuple[Tensor, Tensor]:
-    """`(loss, ratio)`: PPO's −mean of min(ratio·A, clip(ratio, 1 ± `clip`)·A) over tokens (Schulman 2017, eq. 7).
+    """Return PPO's `(loss, ratio)`: −mean of min(ratio·A, clip(ratio, 1 ± `clip`)·A) over tokens, and the ratio.
 
-    ratio = πθ(token) / π_old(token); the loss is a scalar, the ratio `(replies, length)` (arXiv 1707.06347).
+    ratio = πθ(token) / π_old(token), `(replies, length)`. The loss is a scalar (Schulman et al. 2017, arXiv 1707.06347,
+    eq. 7).
     """
     ratio = (logps - old_logps).exp()
     objective = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
@@ -83,81 +89,106 @@ def clipped_loss(logps, old_logps, advantages, mask, clip=0.2) -> tuple[Tensor, 
 
 
 def masked_mean(values, mask) -> Tensor:
+    """Return the mean of `values` where `mask` is 1, a scalar."""
     return (values * mask).sum() / mask.sum()
 
 
-def train_ppo(
-    model,
-    tokenizer,
-    prompts,
-    scorer,
-    *,
-    kl_coefficient=0.05,
-    learning_rate=3e-4,
-    value_learning_rate=1e-3,
-    clip=0.2,
-    discount=1.0,
-    gae_lambda=0.95,
-    steps=20,
-    batch_size=32,
-    epochs=2,
-    minibatch_size=32,
-    max_new_tokens=64,
-    seed=0,
-    on_step=None,
-):
-    """Train a copy of `model` by PPO against `scorer`; returns `(policy, history)`. `model` is left untouched.
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings:
+    """What decides a run of `train_ppo`. Raises `ValueError`, naming the setting, for values that cannot be used.
 
-    Each of the `steps` samples `batch_size` replies and goes over them `epochs` times in minibatches. Scores are
-    standardised by those of the first rollout, which is the reference's own: `kl_coefficient` is in such standard
-    deviations a nat. Advantages are standardised in each rollout. Four models are at work: policy, reference, value
-    model and whatever `scorer` holds.
-
-    `history` is a DataFrame indexed by step: `score` (raw) and `kl` (nats a reply, from the sampled tokens) of the
-    rollout, before any update; `ratio`, the largest |ratio − 1| of the first minibatch; `clipped`, the share of
-    tokens outside the clip range; `value_loss`; `tokens`, generated so far. `on_step(step, metrics, policy, replies)`
-    is called after each step. Raises `ValueError` for settings that cannot be used and for a scorer that gives anything
-    but one finite number a reply; `FloatingPointError` when a loss is not finite.
+    `kl_coefficient` is in standard deviations of the first rollout's scores per nat. `learning_rate` is the policy's.
+    `clip` bounds |ratio − 1|; `discount` and `gae_lambda` are γ and λ of `advantages`. Each of `steps` rollouts has
+    `batch_size` replies and is used `epochs` times, in minibatches of `minibatch_size` replies.
     """
-    import pandas
 
-    check_run(prompts, steps, batch_size, kl_coefficient, clip, epochs, minibatch_size)
-    policy, reference = copy.deepcopy(model).requires_grad_(True).eval(), frozen_copy(model)
-    value_model = ScalarModel(model)
-    groups = ((policy, learning_rate), (value_model, value_learning_rate))
+    kl_coefficient: float = 0.05
+    learning_rate: float = 3e-4
+    value_learning_rate: float = 1e-3
+    clip: float = 0.2
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    steps: int = 20
+    batch_size: int = 32
+    epochs: int = 2
+    minibatch_size: int = 32
+    max_new_tokens: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        counts = ("steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens")
+        check_counts(**{name: getattr(self, name) for name in counts})
+        if not (math.isfinite(self.kl_coefficient) and self.kl_coefficient >= 0):
+            raise ValueError(f"kl_coefficient must be a number of at least 0, got {self.kl_coefficient!r}")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"clip must be between 0 and 1, got {self.clip!r}")
+
+
+def train_ppo(model, tokenizer, prompts, scorer, *, on_step=None, on_replies=None, **settings):
+    """Train a copy of `model` by PPO against `scorer`. Return `(policy, history)`; `model` is left untouched.
+
+    `settings` are those of `PPOSettings`. Scores are standardised by those of the first rollout, which is the
+    reference's own, and advantages in each rollout. Weights train that require a gradient in `model`. Four models are
+    in use: policy, reference, value model and whatever `scorer` holds.
+
+    `history` is a DataFrame indexed by step: `score` (raw) and `kl` (nats per reply, from the sampled tokens) of the
+    rollout, before any update; `ratio`, the largest |ratio − 1| of the first minibatch; `clipped`, the share of tokens
+    outside the clip range; `value_loss`; `tokens`, generated so far. `on_replies(step, replies)` is called after each
+    rollout and `on_step(step, metrics, policy)` after each step, as in `train_dpo`. An interrupt keeps what was trained.
+
+    Raises `ValueError` for settings that cannot be used and for a scorer that does not give one finite number per
+    reply; `FloatingPointError` when a loss is not finite.
+    """
+    settings = PPOSettings(**settings)
+    check_prompts(prompts)
+    policy, reference, value_model = trainable_copy(model), frozen_copy(model), ScalarModel(model)
+    groups = ((policy, settings.learning_rate), (value_model, settings.value_learning_rate))
     optimizers = [torch.optim.AdamW(one.parameters(), lr=rate, weight_decay=0.0) for one, rate in groups]
-    history, tokens, started = [], 0, time.monotonic()
-    for step, indices in enumerate(batches(len(prompts), batch_size, steps, seed), start=1):
-        asked = [prompts[i] for i in indices]
-        how = {"max_new_tokens": max_new_tokens, "seed": 100_000 * seed + step}
-        seen = rollout(policy, reference, value_model, tokenizer, asked, scorer, **how)
-        if step == 1:
-            center, spread = seen.scores.mean(), seen.scores.std(correction=0).clamp(min=1e-6)
-        rewards = token_rewards(seen, (seen.scores - center) / spread, kl_coefficient)
-        advantage, returns = advantages(rewards, seen.values, seen.mask, discount, gae_lambda)
-        advantage = (advantage - masked_mean(advantage, seen.mask)) * seen.mask
-        advantage = advantage / masked_mean(advantage.square(), seen.mask).sqrt().clamp(min=1e-6)
-        done = []
-        for rows in batches(len(asked), minibatch_size, math.ceil(epochs * len(asked) / minibatch_size), seed=step):
-            done.append(update(policy, value_model, optimizers, seen, advantage, returns, rows, clip))
-        tokens += int(seen.mask.sum())
-        kl = ((seen.logps - seen.ref_logps) * seen.mask).sum(dim=1).mean().item()
-        metrics = {"score": seen.scores.mean().item(), "kl": kl, "ratio": done[0]["ratio"]}
-        metrics |= {name: sum(one[name] for one in done) / len(done) for name in ("clipped", "value_loss")}
-        metrics["tokens"] = tokens
-        if on_step is not None:
-            on_step(step, metrics, policy, seen.replies)
-        history.append({"step": step, **metrics})
-        said = f"score {metrics['score']:+.2f}  KL {kl:.2f}"
-        progress_line(f"PPO step {step}/{steps}  {said}", step, steps, started)
-    return policy, pandas.DataFrame(history).set_index("step")
+    history, scale, steps, started = [], None, settings.steps, time.monotonic()
+    with end_on_interrupt(history, steps):
+        for step, indices in enumerate(batches(len(prompts), settings.batch_size, steps, settings.seed), start=1):
+            how = {"max_new_tokens": settings.max_new_tokens, "seed": 100_000 * settings.seed + step}
+            asked = [prompts[i] for i in indices]
+            sampled = rollout(policy, reference, value_model, tokenizer, asked, scorer, **how)
+            if on_replies is not None:
+                on_replies(step, sampled.replies)
+            scale = scale or (sampled.scores.mean(), sampled.scores.std(correction=0).clamp(min=1e-6))
+            metrics = learn_from(sampled, policy, value_model, optimizers, scale, settings, step)
+            metrics["tokens"] = int(sampled.mask.sum()) + (history[-1]["tokens"] if history else 0)
+            if on_step is not None:
+                on_step(step, metrics, policy)
+            history.append({"step": step, **metrics})
+            told = f"score {metrics['score']:+.2f}  KL {metrics['kl']:.2f}"
+            progress_line(f"PPO step {step}/{steps}  {told}", step, steps, started)
+    return policy, history_table(history)
 
 
-def update(policy, value_model, optimizers, seen, advantage, returns, rows, clip):
-    """One optimizer step of policy and value model on the rows of a rollout; what it measured, as floats."""
-    ids, attention, mask = (t[rows] for t in (seen.replies.input_ids, seen.replies.attention_mask, seen.mask))
+def learn_from(sampled: Rollout, policy, value_model, optimizers, scale, settings, step) -> dict[str, float]:
+    """Update policy and value model on one rollout, in minibatches drawn by `step`. Return the step's metrics.
+
+    `scale` is the mean and standard deviation by which scores are standardised.
+    """
+    rewards = token_rewards(sampled, (sampled.scores - scale[0]) / scale[1], settings.kl_coefficient)
+    advantage, returns = advantages(rewards, sampled.values, sampled.mask, settings.discount, settings.gae_lambda)
+    advantage = (advantage - masked_mean(advantage, sampled.mask)) * sampled.mask
+    advantage = advantage / masked_mean(advantage.square(), sampled.mask).sqrt().clamp(min=1e-6)
+    count = len(sampled.scores)
+    updates = math.ceil(settings.epochs * count / settings.minibatch_size)
+    measured = [
+        update(policy, value_model, optimizers, sampled, advantage, returns, rows, settings.clip)
+        for rows in batches(count, settings.minibatch_size, updates, seed=step)
+    ]
+    kl = ((sampled.logps - sampled.ref_logps) * sampled.mask).sum(dim=1).mean().item()
+    metrics = {"score": sampled.scores.mean().item(), "kl": kl, "ratio": measured[0]["ratio"]}
+    return metrics | {name: sum(one[name] for one in measured) / len(measured) for name in ("clipped", "value_loss")}
+
+
+def update(policy, value_model, optimizers, sampled, advantage, returns, rows, clip) -> dict[str, float]:
+    """Make one optimizer step of policy and value model on some rows of a rollout. Return what it measured."""
+    replies = sampled.replies
+    ids, attention, mask = (t[rows] for t in (replies.input_ids, replies.attention_mask, sampled.mask))
     logps = token_logps(policy, ids, attention)
-    loss, ratio = clipped_loss(logps, seen.logps[rows], advantage[rows], mask, clip)
+    loss, ratio = clipped_loss(logps, sampled.logps[rows], advantage[rows], mask, clip)
     values = value_model(ids, attention)[:, :-1]
     value_loss = 0.5 * masked_mean((values - returns[rows]).square(), mask)
     optimizer_step(loss, optimizers[0], policy, "policy's loss")
@@ -170,15 +201,7 @@ def update(policy, value_model, optimizers, seen, advantage, returns, rows, clip
     }
 
 
-def check_run(prompts, steps, batch_size, kl_coefficient=0.0, clip=0.2, epochs=1, minibatch_size=1):
-    """`ValueError`, in one sentence, for a run that cannot be."""
-    counts = {"steps": steps, "batch_size": batch_size, "epochs": epochs, "minibatch_size": minibatch_size}
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if not len(prompts) or isinstance(prompts, str):
+def check_prompts(prompts) -> None:
+    """Raise `ValueError` unless `prompts` is a list with at least one prompt."""
+    if isinstance(prompts, str) or not len(prompts):
         raise ValueError("prompts must be a list with at least one prompt")
-    if not (math.isfinite(kl_coefficient) and kl_coefficient >= 0):
-        raise ValueError(f"kl_coefficient must be a number of at least 0, got {kl_coefficient!r}")
-    if not 0 < clip < 1:
-        raise ValueError(f"clip must be between 0 and 1, got {clip!r}")

@@ -15,6 +15,20 @@ PANELS = (  # title, the lines in it, the range it starts with
     ("KL to reference, nats", ("kl",), (0, 3)),
     ("loss", ("loss",), (0, 0.9)),
 )
+TRL_NAMES = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins", "loss": "loss"}
+TRL_NAMES |= {"accuracy": "rewards/accuracies", "heldout_margin": "eval_rewards/margins"}
+TRL_NAMES |= {"heldout_accuracy": "eval_rewards/accuracies", "gradient": "gradient", "kl": "kl"}
+REWARDS = ("chosen", "rejected", "margin", "heldout_margin")  # those that carry β
+
+
+def in_nats(metrics, beta) -> dict:
+    """Return metrics by short names, with log-ratios in nats in place of rewards, which carry β.
+
+    `metrics` are one step's numbers (a dict) or a history (a DataFrame) under TRL's names; of a history, the result has
+    Series. It has those keys of `TRL_NAMES` whose columns `metrics` has.
+    """
+    found = {name: metrics[column] for name, column in TRL_NAMES.items() if column in metrics}
+    return {name: values / beta if name in REWARDS else values for name, values in found.items()}
 
 
 def training_panels(steps) -> tuple[Figure, dict]:

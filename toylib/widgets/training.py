@@ -26,9 +26,8 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
         nonlocal handle, canvas, background, palette
         due = step % every == 0 or step == steps
         metrics["kl"] = kl(policy) if kl is not None and (due or step == 1) else math.nan
-        row = {name: metrics[f"rewards/{name}"] / beta for name in ("chosen", "rejected")}
-        row |= {"margin": row["chosen"] - row["rejected"], "accuracy": metrics["rewards/accuracies"]}
-        rows.append(row | {"step": step, "kl": metrics["kl"], "loss": metrics["loss"]})
+        row = plots_training.in_nats(metrics, beta)
+        rows.append(row | {"step": step})
         if not due:
             return
         if plots_training.show_history(lines, pandas.DataFrame(rows).set_index("step")) or canvas is None:
