@@ -229,7 +229,7 @@ def test_a_pair_that_keeps_too_little_of_its_prompt_is_dropped(capsys):
     assert len(tokenize_pairs([long], tiny_tokenizer(), max_length=11)[0]["prompt"]) == 8
 
 
-@pytest.mark.parametrize("max_length", [None, 128, 9])
+@pytest.mark.parametrize("max_length", [None, 128, 10])
 def test_a_stream_of_pairs_gives_the_rows_of_the_list(max_length, capsys):
     stream = Dataset.from_list(PAIRS[2:3] * 3).to_iterable_dataset()
     assert tokenize_pairs(stream, tiny_tokenizer(), max_length) == tokenize_pairs(

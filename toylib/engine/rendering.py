@@ -12,10 +12,14 @@ from toylib.preferences import FIELDS
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
-def render(messages, tokenizer, **settings) -> str:
-    """Return messages as one text, by the chat template. Raises `ValueError` with the template's own words."""
+def _check_template(tokenizer):
     if not tokenizer.chat_template:
         raise ValueError("the pairs are lists of messages, but the tokenizer has no chat template to render them")
+
+
+def render(messages, tokenizer, **settings) -> str:
+    """Return messages as one text, by the chat template. Raises `ValueError` with the template's own words."""
+    _check_template(tokenizer)
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
@@ -26,6 +30,7 @@ def render(messages, tokenizer, **settings) -> str:
 def render_pair(pair, tokenizer) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
     prompt, *replies = (pair[field] for field in FIELDS)
+    _check_template(tokenizer)
     unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(ROLES)
     if unknown:
         raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(ROLES)}")
