@@ -35,7 +35,9 @@ def show_plan(rows, pairs, tokenizer, arguments) -> int:
 def save_result(trainer, output, options, metrics, merge):
     """Save the model, the options and the held-out metrics. Each file replaces an older one only when it is whole."""
     unfinished = output / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if trainer.args.should_save:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     try:
         trainer.save_model(str(unfinished))
         if merge and trainer.args.should_save:
