@@ -17,11 +17,11 @@ from PIL import Image
 from tiny import padded, random_sequences, tiny_model
 
 from toylib import claim, sequence_logps
-from toylib.labs import interview
+from toylib.labs import answers, interview
+from toylib.labs.answers import OPEN
 from toylib.labs.interview import (
     GROUPS,
     LEVELS,
-    OPEN,
     Card,
     Claimed,
     Evidence,
@@ -267,13 +267,13 @@ WRONG_LOGPS = [
 @pytest.mark.parametrize("answer", [logps, sequence_logps], ids=["by hand", "toylib"])
 def test_right_sequence_logps_pass(answer, setting):
     policy, _, batch = setting
-    assert interview.check_sequence_logps(answer, policy, batch) == "✓ right"
+    assert answers.check_sequence_logps(answer, policy, batch) == "✓ right"
 
 
 @pytest.mark.parametrize("answer, said", WRONG_LOGPS, ids=[said for _, said in WRONG_LOGPS])
 def test_wrong_sequence_logps_are_named(answer, said, setting):
     policy, _, batch = setting
-    assert said in interview.check_sequence_logps(answer, policy, batch)
+    assert said in answers.check_sequence_logps(answer, policy, batch)
 
 
 def of(z, frozen=True, average=False):
@@ -332,13 +332,13 @@ WRONG_LOSSES = [
 
 def test_the_right_loss_passes_and_leaves_the_models_alone(setting):
     policy, reference, batch = setting
-    assert interview.check_dpo_loss(of(right_z), policy, reference, batch) == "✓ right"
+    assert answers.check_dpo_loss(of(right_z), policy, reference, batch) == "✓ right"
     assert all(p.grad is None for model in (policy, reference) for p in model.parameters())
 
 
 @pytest.mark.parametrize("answer, said", WRONG_LOSSES, ids=[f"{n} {said}" for n, (_, said) in enumerate(WRONG_LOSSES)])
 def test_a_wrong_loss_is_named(answer, said, setting):
-    assert said in interview.check_dpo_loss(answer, *setting)
+    assert said in answers.check_dpo_loss(answer, *setting)
 
 
 def test_no_two_slips_make_the_same_number(setting):
@@ -369,8 +369,8 @@ def test_the_notebook_is_committed_unanswered_and_its_solution_is_right(setting)
     for source, said in ((stub, OPEN), (solution.split("```python\n")[1].split("```")[0], "✓ right")):
         scope = {"torch": torch, "F": F}
         exec(source, scope)  # noqa: S102 (our own notebook)
-        assert interview.check_sequence_logps(scope["my_sequence_logps"], policy, batch) == said
-        assert interview.check_dpo_loss(scope["my_dpo_loss"], policy, reference, batch) == said
+        assert answers.check_sequence_logps(scope["my_sequence_logps"], policy, batch) == said
+        assert answers.check_dpo_loss(scope["my_dpo_loss"], policy, reference, batch) == said
 
 
 # ---- the interview, without a page ----

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tiny import one_sentence, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
-from toylib.engine.seals import SEAL
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length
+from toylib.engine.seals import SEAL
 from toylib.labs import hardware
 from toylib.labs.hardware import Card, choose_precision, fit_batch, resume_point, run_folder, settings_hash
 from toylib.labs.memory import (
@@ -442,10 +442,13 @@ def test_the_slider_moves_the_bars_and_a_bar_off_the_axis_says_so():
 
     from toylib.widgets import memory_explorer as widgets_memory
 
+    ledgers = {
+        n: {way: ledger(SMOL, n, 192, 120, "autocast", way, split=n < 16) for way in WAYS} for n in (1, 4, 16, 64)
+    }
     shown = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(widgets_memory, "show_live", lambda box, picture, alt: shown.append((box, alt)))
-        widgets_memory.memory_explorer(shape_of(SMOL), 192, 120, {"T4": 16e9})
+        widgets_memory.memory_explorer(ledgers, {"T4": 16e9})
     ((box, alt),) = shown
     (slider,) = (child for child in box.children if isinstance(child, SelectionSlider))
     assert isinstance(box, VBox) and slider.value == 16
@@ -458,4 +461,4 @@ def test_the_slider_moves_the_bars_and_a_bar_off_the_axis_says_so():
         drawn = sum(patch.get_width() for patch in bars["two models"].values())
         assert drawn == pytest.approx(min(20.0, peak(held["two models"]) / 1e9))
     with pytest.raises(ValueError, match="17"):
-        widgets_memory.memory_explorer(shape_of(SMOL), 192, 120, {"T4": 16e9}, pairs=17)
+        widgets_memory.memory_explorer(ledgers, {"T4": 16e9}, pairs=17)

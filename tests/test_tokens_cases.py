@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from toylib.replies import sample_replies
-from toylib.tokens import check_positions, pad_id, prompt_ids, tokenize_pairs
+from toylib.tokens import check_fits, pad_id, prompt_ids, tokenize_pairs
 
 TEXTS = ["my order is late", "sorry ! let me check", "where is my order", "check the website .", "héllo  two  spaces"]
 TEXT_PAIRS = [
@@ -252,6 +252,6 @@ def test_a_pad_token_beyond_the_model_and_pairs_beyond_its_positions():
     tokenizer.add_special_tokens({"pad_token": "<pad2>"})
     assert pad_id(tokenizer, 23) == tokenizer.eos_token_id
     rows = {"train": tokenize_pairs(PAIRS, tokenizer)}
-    check_positions(tiny_model(), rows)
+    check_fits(tiny_model(), rows)
     with pytest.raises(ValueError, match="train row 1 has 13 tokens, but the model has 8 positions"):
-        check_positions(tiny_model(max_position_embeddings=8), rows)
+        check_fits(tiny_model(max_position_embeddings=8), rows)

@@ -10,7 +10,7 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from trainers import MORE, logged, make_fixture, own_cache, weights  # noqa: F401 (pytest uses the fixtures)
 from transformers import TrainerCallback, TrainingArguments
 
-from toylib import DPOTrainer, dpo_loss, fingerprint, frozen_copy, sequence_logps
+from toylib import DPOTrainer, dpo_loss, frozen_copy, sequence_logps
 from toylib.engine.reference_cache import placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped
 from toylib.engine.trainer import METRICS

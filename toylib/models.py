@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from toylib.preferences import DATA, first_line
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 TRUST = {"trust_remote_code": False}  # transformers would ask on standard input whether to run code from a repository
 
 
-def load_model(name="support-lm", device=None):
+def load_model(
+    name: str | Path = "support-lm", device: torch.device | str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return `(model, tokenizer)`: weights in fp32, eval mode, right padding, pad token set.
 
     Only safetensors weights are read, and no code that comes with a model is run. A folder with nothing but a PEFT
     adapter, such as `python -m toylib --lora` writes, gives its base model with the adapter merged into the weights.
 
-    Args:
-        name: `support-lm` (shipped, in data/), a folder, or a hub id.
-        device: Where to put the model. `None` takes CUDA if there is one, else the CPU.
+    `name` is `support-lm` (shipped, in data/), a folder, or a hub id. `device=None` takes CUDA if there is one.
 
-    Raises:
-        ValueError: In one sentence, for a name that is nowhere to be found (which includes a hub id without network),
-            for weights in another format, and for a model that needs code of its own.
+    Raises: `ValueError`, in one sentence, for a name that is nowhere to be found (which includes a hub id without
+    network), for weights in another format, and for a model that needs code of its own.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shipped = DATA / name
@@ -32,12 +34,13 @@ def load_model(name="support-lm", device=None):
     if not source.is_dir():
         if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
             raise ValueError(f"no folder {str(name)!r}: give support-lm, a folder with a saved model, or a hub id")
-        source = name
     elif not (source / "config.json").is_file():
         if (source / "adapter_config.json").is_file():
-            return _merged_adapter(source, device)
+            from toylib.engine.adapters import load_merged
+
+            return load_merged(source, device)
         raise ValueError(f"the folder {str(name)!r} holds no model: it has no config.json")
-    model, tokenizer = _loaded(source, name)
+    model, tokenizer = _loaded(source if source.is_dir() else name, name)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"the tokenizer of {str(name)!r} has neither a pad nor an end-of-sequence token")
@@ -46,7 +49,7 @@ def load_model(name="support-lm", device=None):
     return model.to(device).eval(), tokenizer
 
 
-def _loaded(source, name):
+def _loaded(source: Any, name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -75,26 +78,3 @@ def _loaded(source, name):
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def _merged_adapter(folder, device):
-    """Return the base model of a PEFT adapter with the adapter merged, and the tokenizer saved with it or the base's."""
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        from peft import PeftModel
-        from transformers import AutoTokenizer
-
-        if not (folder / "adapter_model.safetensors").is_file() or Path(base).resolve() == folder.resolve():
-            raise ValueError("it has no adapter_model.safetensors, or names itself as its base model")
-        model, tokenizer = load_model(base, device)
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **TRUST)
-            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), tokenizer
-    except ImportError:
-        raise ValueError(
-            f"the folder {str(folder)!r} holds an adapter for {base!r}: to load it, pip install peft"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
-        reason = first_line(problem, 250)
-        raise ValueError(f"the folder {str(folder)!r} holds an adapter that cannot be loaded: {reason}") from None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PACKAGE = Path(__file__).resolve().parent
 DATA = PACKAGE / "data"  # a wheel brings its own copy
@@ -13,28 +17,25 @@ SHIPPED = ("support", "handwritten", "templated")
 FIELDS = ("prompt", "chosen", "rejected")
 
 
-def load_preferences(source="support", split="train", *, columns=None, on_bad="error"):
+def load_preferences(
+    source: Any = "support", split: str = "train", *, columns: dict[str, str] | None = None, on_bad: str = "error"
+) -> Dataset:
     """Return preference pairs as a `datasets.Dataset` with the columns `prompt`, `chosen` and `rejected`.
 
     The three columns hold text, or lists of messages `{"role": …, "content": …}` that the chat template renders at
     tokenisation. Rows of messages keep `tools` and `chat_template_kwargs` as columns, where the source has them.
     `toylib.engine.formats` reads all other forms into this one. Its docstring has a table of them.
 
-    Args:
-        source: A shipped set (`support`, `handwritten`, `templated`; splits in data/README.md), the path of a file
-            (.json, .jsonl, .csv, .tsv, .parquet; also .gz) or of a `save_to_disk` folder, a `Dataset`, an
-            `IterableDataset`, a dict of either, or a hub id such as `owner/name` or `owner/name:configuration`.
-        split: The name of the split. A file or a single `Dataset` has one split, `train`.
-        columns: Names of fields that the source calls differently, such as `{"prompt": "instruction"}`.
-        on_bad: `"error"` raises at the first bad row. `"drop"` leaves bad rows out and prints how many of each kind.
+    Args: `source` is a shipped set (`support`, `handwritten`, `templated`; splits in data/README.md), a file (.json,
+    .jsonl, .csv, .tsv, .parquet; also .gz), a `save_to_disk` folder, a `Dataset`, an `IterableDataset`, a dict of either,
+    or a hub id such as `owner/name` or `owner/name:configuration`. A file or a single `Dataset` has one split, `train`.
+    `columns` names fields that the source calls differently: `{"prompt": "instruction"}`. `on_bad="drop"` leaves bad rows
+    out and prints how many of each kind; `"error"` raises at the first one.
 
-    Returns:
-        The pairs. Its attributes `source_name` and `source_rows` (numbers from 1, in the order of the pairs) say where
-        each pair came from, so that later errors can name the row of the file. Derived data sets lose both.
+    Returns: the pairs. The attributes `source_name` and `source_rows` (numbers from 1) say where each pair came from.
 
-    Raises:
-        ValueError: In one sentence, if the source cannot be read or a row is bad: a field is missing, blank or not
-            text, chosen equals rejected, their prompts differ, or the roles are not those of a conversation.
+    Raises: `ValueError`, in one sentence, if the source cannot be read or a row is bad: a field is missing, blank or not
+    text, chosen equals rejected, their prompts differ, or the roles are not those of a conversation.
     """
     from datasets import Dataset
 
@@ -58,18 +59,17 @@ def load_preferences(source="support", split="train", *, columns=None, on_bad="e
     return pairs
 
 
-def row_name(pairs, index) -> str:
+def row_name(pairs: Any, index: int) -> str:
     """Return how an error names the pair at `index` (from 0): file and row where known, such as `a.jsonl, row 3`."""
     rows = getattr(pairs, "source_rows", None)
     return f"{pairs.source_name}, row {rows[index]}" if rows else f"row {index + 1}"
 
 
-def load_prompts(split="test"):
+def load_prompts(split: str = "test") -> Dataset:
     """Return held-out customer prompts as a `datasets.Dataset` with the columns `prompt` and `intent`.
 
-    Args:
-        split: `test` is written by hand and used for no training and no tuning. `heldout` and `dev` are generated from
-            phrasings that no training text contains. Settings were tuned on `dev`.
+    `split="test"` is written by hand and used for no training and no tuning. `heldout` and `dev` are generated from
+    phrasings that no training text contains. Settings were tuned on `dev`.
     """
     from datasets import Dataset
 
@@ -77,11 +77,11 @@ def load_prompts(split="test"):
     return Dataset.from_dict({column: [row[column] for row in rows] for column in ("prompt", "intent")})
 
 
-def read_file(path) -> list[dict]:
+def read_file(path: Path) -> list[dict]:
     """Return the rows of a shipped `.jsonl` file. `toylib.engine.files` reads files from elsewhere and checks them."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def first_line(problem, most=160) -> str:
+def first_line(problem: object, most: int = 160) -> str:
     """Return the first line of an exception's message, at most `most` characters long, or its name if it has none."""
     return (str(problem).strip() or repr(problem)).splitlines()[0][:most]

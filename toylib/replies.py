@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from toylib.logps import vocabulary_logps
 from toylib.tokens import prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # `generate` takes every setting that is not passed from the model's own generation_config, so all of them are passed.
 NOTHING_CUT = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
@@ -26,7 +30,15 @@ class Replies(NamedTuple):
 
 
 @torch.no_grad()
-def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens=80, seed=0) -> Replies:
+def sample_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Any],
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = 80,
+    seed: int = 0,
+) -> Replies:
     """Sample one reply to each prompt at `temperature` (0 takes the likeliest token each time).
 
     `prompts` are texts, or lists of messages for the tokenizer's chat template; their ids are those of `tokenize_pairs`.
@@ -42,7 +54,7 @@ def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens
     seen = torch.tensor([[0] * (prompt_length - len(row)) + [1] * len(row) for row in ids], device=model.device)
     own = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    how = {"do_sample": False}
+    how: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT}
         if getattr(model.generation_config, "min_p", None):
@@ -67,7 +79,7 @@ def sample_replies(model, tokenizer, prompts, *, temperature=1.0, max_new_tokens
     return Replies(texts, input_ids, attention_mask, completion_mask)
 
 
-def _reply_text(tokenizer, prompt, reply):
+def _reply_text(tokenizer: PreTrainedTokenizerBase, prompt: list[int], reply: Tensor) -> str:
     """The text of reply ids as it goes on after the prompt's, with the space between them where there is one."""
     kept = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before, whole = (tokenizer.decode(ids, **kept) for ids in (prompt, [*prompt, *reply.tolist()]))
@@ -75,7 +87,9 @@ def _reply_text(tokenizer, prompt, reply):
 
 
 @torch.no_grad()
-def kl_to_reference(policy, reference, replies: Replies, batch_size=64) -> tuple[float, float]:
+def kl_to_reference(
+    policy: PreTrainedModel, reference: PreTrainedModel, replies: Replies, batch_size: int = 64
+) -> tuple[float, float]:
     """Return `(KL, standard error)`: KL(πθ ‖ πref) in nats per reply, from the policy's replies at temperature 1.
 
     KL = E_{y ~ πθ} Σ_t Σ_v πθ(v | y_<t) · [log πθ(v | y_<t) − log πref(v | y_<t)], the sum over t running over the

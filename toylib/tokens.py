@@ -14,18 +14,26 @@ that spans the boundary therefore belongs to the reply. We differ from TRL on pu
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from toylib.preferences import FIELDS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 MIN_PROMPT = 8  # tokens
+Rows = list[dict[str, Any]]  # tokenised pairs: `prompt`, `chosen`, `rejected` and `number`
 
 
-def tokenize_pairs(pairs, tokenizer, max_length=1024):
+def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_length: int | None = 1024) -> Rows:
     """Return the token ids of each pair: a list of dicts with `prompt`, `chosen`, `rejected` and `number` (from 1).
 
     `pairs` are as from `load_preferences`, or a stream of such rows. `tools` and `chat_template_kwargs` of a row go to
@@ -34,7 +42,7 @@ def tokenize_pairs(pairs, tokenizer, max_length=1024):
     Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised; also if no
     pair is left, or if the tokenizer has no end-of-sequence token.
     """
-    from toylib.engine.rendering import plain_text_note, template_marks
+    from toylib.engine.rendering import plain_text_note, print_what_was_cut, template_marks
 
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
@@ -57,13 +65,13 @@ def tokenize_pairs(pairs, tokenizer, max_length=1024):
             kept.append(room)
             systems += not isinstance(pair["prompt"], str) and pair["prompt"][0]["role"] in ("system", "developer")
         rows.append({"number": number, "prompt": prompt, "chosen": chosen, "rejected": rejected})
-    _say_what_was_cut(kept, systems, number - len(rows), number, max_length)
+    print_what_was_cut(kept, systems, number - len(rows), number, max_length, MIN_PROMPT)
     if not rows:
         raise ValueError(f"no pair fits max_length={max_length}: in every pair, a reply leaves its prompt too little")
     return rows
 
 
-def prompt_ids(prompt, tokenizer) -> list[int]:
+def prompt_ids(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of a prompt, a text or a list of messages, as `tokenize_pairs` makes them where nothing is cut."""
     from toylib.engine.rendering import render
 
@@ -73,14 +81,16 @@ def prompt_ids(prompt, tokenizer) -> list[int]:
     return _ids(prompt, tokenizer, _opening(prompt, tokenizer)) or bos
 
 
-def pad_id(tokenizer, vocabulary_size) -> int:
+def pad_id(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> int:
     """Return the id to pad with: the tokenizer's, or EOS where the model has no embedding for that. No loss reads it."""
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
     return tokenizer.pad_token_id if tokenizer.pad_token_id < vocabulary_size else tokenizer.eos_token_id
 
 
-def collate(rows, pad_token_id, device="cpu"):
+def collate(
+    rows: list[dict[str, Any]], pad_token_id: int | None, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
     """Return tokenised pairs as one batch for `sequence_logps`: `batch` rows of chosen, then `batch` of rejected.
 
     The result is a dict of `input_ids`, `attention_mask` and `completion_mask`, each `(2 · batch, length)`, right-padded.
@@ -102,14 +112,16 @@ def collate(rows, pad_token_id, device="cpu"):
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def render_pair(pair, tokenizer) -> list[str]:
+def render_pair(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
     from toylib.engine.rendering import render_pair
 
     return render_pair(pair, tokenizer)
 
 
-def _token_ids(pair, tokenizer, opening, end_of_turn):
+def _token_ids(
+    pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase, opening: list[int], end_of_turn: str | None
+) -> tuple[list[int], ...]:
     """Ids of prompt, chosen and rejected; the replies with one end. `opening` are the ids before every text."""
     prompt, *replies = (pair[field] for field in FIELDS)
     if prompt and all(reply[: len(prompt)] == prompt for reply in replies):
@@ -137,50 +149,28 @@ def _token_ids(pair, tokenizer, opening, end_of_turn):
     return alone[:start], *replies
 
 
-def _say_what_was_cut(kept, systems, dropped, seen, max_length):
-    """Print how many prompts were cut, what is `kept` of them (tokens), and how many pairs were dropped."""
-    if kept:
-        lost = f"; {systems} of them lost their system turn or a part of it" if systems else ""
-        said = f"{len(kept)} of {seen} prompts cut from the left to fit max_length={max_length}"
-        print(f"{said}; the shortest keeps {min(kept)} tokens{lost}")
-    if dropped:
-        said = f"{dropped} of {seen} pairs dropped: a reply alone is longer than max_length={max_length} allows"
-        print(f"{said}, or leaves less than half of its prompt and fewer than {MIN_PROMPT} tokens")
-
-
-def _opening(text, tokenizer):
+def _opening(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before a text."""
     plain, full = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
     starts = [k for k in range(len(full) - len(plain) + 1) if full[k : k + len(plain)] == plain]
     return full[: starts[0]] if plain else [i for i in full[:1] if i == tokenizer.bos_token_id]
 
 
-def _ids(text, tokenizer, opening=()):
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase, opening: list[int] | tuple[int, ...] = ()) -> list[int]:
     """Ids of a text, with the special tokens `opening` once before it and none behind it."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids if ids[: len(opening)] == list(opening) else [*opening, *ids]
 
 
-def check_vocabulary(model, rows):
-    """Raise `ValueError` if a row of `rows`, lists by split, has a token id that the model has no embedding for."""
-    size = model.config.get_text_config().vocab_size
-    for split, pairs in rows.items():
-        for row in pairs:
-            highest = max(max(row[field]) for field in ("prompt", "chosen", "rejected"))
-            if highest >= size:
-                raise ValueError(
-                    f"{split} row {row['number']}: the tokenizer gives id {highest}, but the model knows {size} tokens: "
-                    "they do not belong together (or the model needs resize_token_embeddings)"
-                )
-
-
-def check_positions(model, rows):
-    """Raise `ValueError` if a row of `rows`, lists by split, has more tokens than the model has positions."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for split, pairs in rows.items() if limit else ():
-        for row in pairs:
-            length = len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
-            if length > limit:
-                raise ValueError(
-                    f"{split} row {row['number']} has {length} tokens, but the model has {limit} positions: lower max_length"
-                )
+def check_fits(model: PreTrainedModel, rows: dict[str, Rows]) -> None:
+    """Raise `ValueError` if the model has no embedding for an id in `rows`, lists by split, or too few positions."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    for split, row in ((split, row) for split, pairs in rows.items() for row in pairs):
+        where, highest = f"{split} row {row['number']}", max(max(row[field]) for field in FIELDS)
+        length = len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
+        if highest >= config.vocab_size:
+            problem = f"{where}: the tokenizer gives id {highest}, but the model knows {config.vocab_size} tokens"
+            raise ValueError(f"{problem}: they do not belong together (or the model needs resize_token_embeddings)")
+        if length > positions:
+            raise ValueError(f"{where} has {length} tokens, but the model has {positions} positions: lower max_length")

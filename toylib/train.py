@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import check_reference, frozen_copy
-from toylib.tokens import check_positions, check_vocabulary, collate, pad_id, tokenize_pairs
+from toylib.tokens import Rows, check_fits, collate, pad_id, tokenize_pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -62,8 +62,7 @@ def train_dpo(
     settings = LossSettings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
-    for check in (check_vocabulary, check_positions):
-        check(model, {"train": rows, "eval": eval_rows or []})
+    check_fits(model, {"train": rows, "eval": eval_rows or []})
     check_reference(model, ref_model)
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).eval()  # eval mode: no dropout, so the first loss is ln 2
@@ -138,17 +137,13 @@ def metrics_table(
 
 @torch.no_grad()
 def evaluate_dpo(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
-    settings: LossSettings,
-    batch_size: int = 24,
-) -> dict[str, float]:
+    policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Rows,
+    settings: LossSettings, batch_size: int = 24,
+) -> dict[str, float]:  # fmt: skip
     """Return the metrics of `batch_loss` over tokenised pairs, averaged over pairs, under the names `eval_…`."""
     totals: dict[str, float] = {}
+    pad = pad_id(tokenizer, policy.config.get_text_config().vocab_size)
     for part in slices(rows, batch_size):
-        pad = pad_id(tokenizer, policy.config.get_text_config().vocab_size)
         _, metrics = batch_loss(policy, reference, collate(part, pad, policy.device), settings)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value * len(part)

@@ -9,7 +9,7 @@ import torch
 from toylib.engine.notices import log_once
 from toylib.preferences import FIELDS
 from toylib.reference import check_reference
-from toylib.tokens import check_vocabulary
+from toylib.tokens import check_fits
 from toylib.train import trained_weights
 
 # The names under which transformers' modules keep a probability of noise as a plain number. `nn.Dropout` is apart.
@@ -63,10 +63,10 @@ def check_pairs(pairs, name) -> None:
 
 def check_models(model, ref_model, rows) -> None:
     """Raise `ValueError` for token ids that the model or `ref_model` does not know, or if the two share weights."""
-    check_vocabulary(model, rows)
+    check_fits(model, rows)
     if ref_model is not None:
         try:
-            check_vocabulary(ref_model, rows)
+            check_fits(ref_model, rows)
         except ValueError as problem:
             raise ValueError(f"ref_model does not fit: {problem}") from None
     check_reference(model, ref_model)

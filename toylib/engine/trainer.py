@@ -22,7 +22,7 @@ from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length, w
 from toylib.engine.reference_cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped
 from toylib.loss import LossSettings, dpo_loss
-from toylib.tokens import collate, tokenize_pairs
+from toylib.tokens import collate, pad_id, tokenize_pairs
 from toylib.train import METRICS, metrics_table
 
 
@@ -75,8 +75,9 @@ class DPOTrainer(SafeTrainer):
         switch_off_noise(model)
         rows = tokenized_sets(train_dataset, eval_dataset, processing_class, max_length)
         check_models(model, ref_model, rows)
-        pad, known = processing_class.pad_token_id, model.config.get_text_config().vocab_size
-        self.pad_token_id = pad if pad is not None and pad < known else processing_class.eos_token_id  # never looked at
+        self.pad_token_id = processing_class.eos_token_id  # no loss reads it
+        if processing_class.pad_token_id is not None:
+            self.pad_token_id = pad_id(processing_class, model.config.get_text_config().vocab_size)
         several = isinstance(eval_dataset, dict)
         super().__init__(
             model=model,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from matplotlib.figure import Figure
-
-from toylib.plots.style import COLORS, new_figure, panel_grid
+from toylib.plots.style import COLORS, new_figure, panel_grid, styled_figure
 
 RUNS = (  # the first is the right run; colour, line and marker differ, so that each can be told without the others
     {"color": COLORS["ink"], "linestyle": "-", "marker": "o"},
@@ -56,7 +54,7 @@ def patients(runs, columns, logarithmic=()):
 
     `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
     """
-    figure = Figure(figsize=(8.6, 1.05 * len(runs) + 0.5), dpi=100, layout="constrained")
+    figure = styled_figure(8.6, 1.05 * len(runs) + 0.5)
     axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col", squeeze=False)
     last = max(history.index[-1] for history in runs.values())
     for row, (label, one) in zip(axes, runs.items(), strict=True):

@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure
+from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure, styled_figure
 
 
 def sigmoid_curve(marks=()) -> Figure:
@@ -15,7 +15,7 @@ def sigmoid_curve(marks=()) -> Figure:
 
     figure, (axis,) = new_figure(width=6.0, height=2.8)
     log_odds = np.linspace(-5, 5, 401)
-    axis.plot(log_odds, of_pair(log_odds, 1.0)[0], color=COLORS["ink"])
+    axis.plot(log_odds, pair_values(log_odds, 1.0)[0], color=COLORS["ink"])
     for x, y in marks:
         axis.plot([x, x, -5], [0, y, y], ":", color=COLORS["ink"], linewidth=1)
         axis.plot(x, y, "o", color=COLORS["ink"], zorder=3)
@@ -82,7 +82,7 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
     return figure
 
 
-def of_pair(delta, beta) -> tuple:
+def pair_values(delta, beta) -> tuple:
     """What a pair at Δ (nats; a number or an array) has at this β: probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ)."""
     import numpy as np
 
@@ -90,7 +90,7 @@ def of_pair(delta, beta) -> tuple:
     return np.exp(-loss), loss, beta * np.exp(-np.logaddexp(0, beta * np.asarray(delta, dtype=float)))
 
 
-KINDS = {  # of panel: its place in `of_pair`, title, height, no opinion's level and name, the number's corner
+KINDS = {  # of panel: its place in `pair_values`, title, height, no opinion's level and name, the number's corner
     "probability": (0, "Probability σ(βΔ)", 1, (0.5, "½: no opinion", (5, 5)), "left"),
     "loss": (1, "Loss −log σ(βΔ)", 2, (math.log(2), "ln 2: no opinion", (5, -13)), "right"),
     "weight": (2, "Weight β·σ(−βΔ)", 0.6, None, "right"),
@@ -108,7 +108,7 @@ def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
     _, _, top, level, corner = KINDS[kind]
     if kind == "path":
         reach = np.geomspace(betas[0], betas[-1], 401)
-        heights = of_pair(delta, reach)[2]
+        heights = pair_values(delta, reach)[2]
         top = 1.15 * heights.max()
         axis.plot(reach, heights, color=COLORS["example"], linewidth=1.5)
         axis.set(xscale="log", xlim=(betas[0], betas[-1]))
@@ -132,10 +132,10 @@ def move_to_beta(panel, beta) -> None:
 
     curve, text, point = panel["artists"]
     place = KINDS[panel["kind"]][0]
-    height = float(of_pair(panel["delta"], beta)[place])
+    height = float(pair_values(panel["delta"], beta)[place])
     if panel["kind"] != "path":
         deltas = np.linspace(*curve.axes.get_xlim(), 401)
-        curve.set_data(deltas, of_pair(deltas, beta)[place])
+        curve.set_data(deltas, pair_values(deltas, beta)[place])
     above = height > panel["top"]
     point.set_data([beta if panel["kind"] == "path" else panel["delta"]], [panel["top"] if above else height])
     point.set_marker("^" if above else "o")
@@ -164,7 +164,7 @@ def note_level(axis, level, limit, short=False) -> None:
 
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
     """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
-    figure = Figure(figsize=(8.6, 4.4), dpi=100, layout="constrained")
+    figure = styled_figure(8.6, 4.4)
     rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
     for axes, kind in zip(rows, kinds, strict=True):
         axes[0].set_ylabel(KINDS[kind][1])

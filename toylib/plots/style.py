@@ -45,13 +45,22 @@ RC = {
     "hatch.color": "white",
     "hatch.linewidth": 0.5,
 }
-matplotlib.rcParams.update(RC)  # for all of the kernel: legends and notes that are added later belong to the style too
 PLATE = {"facecolor": COLORS["ground"], "edgecolor": "none", "pad": 1}  # behind text that crosses a line
+
+
+def styled_figure(width, height) -> Figure:
+    """Return an empty figure of `width` × `height` inches in the series' style.
+
+    The style is set for the whole kernel when its first figure is made, so that legends and notes that are added later
+    belong to it too. Importing changes nothing.
+    """
+    matplotlib.rcParams.update(RC)
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list]:
     """A figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure = styled_figure(width, height)
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
@@ -59,7 +68,7 @@ def panel_grid(count, width=6.6) -> tuple[Figure, list]:
     """As `new_figure`, for `count` small panels: two or three a row, so that phones can show them."""
     columns = 2 if count in (2, 4) else 3
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width, 2.2 * rows + 0.3), dpi=100, layout="constrained")
+    figure = styled_figure(width, 2.2 * rows + 0.3)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.axis("off")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, new_figure
+from toylib.plots.style import COLORS, LINES, PLATE, new_figure, styled_figure
 
 MARKERS = "osD^vP*X<>hd"
 KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats a reply"}
@@ -132,7 +132,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
 
 def lab_axes(columns, width, height):
     """A figure with two rows of `columns` axes in the series' style: log-ratios above, the frontier below."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure = styled_figure(width, height)
     return figure, figure.subplots(2, columns, squeeze=False, sharey="row")
 
 

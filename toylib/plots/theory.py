@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.pair import of_pair
+from toylib.plots.pair import pair_values
 from toylib.plots.style import COLORS, PLATE, WORDS, new_figure
 
 STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
@@ -73,7 +73,7 @@ def preference_shares(differences, shares, example) -> Figure:
 
     figure, (axis,) = new_figure(width=6.4)
     x = np.linspace(0, 1.08 * max(differences), 200)
-    axis.plot(x, of_pair(x, 1.0)[0], color=COLORS["ink"], label="σ(difference)")
+    axis.plot(x, pair_values(x, 1.0)[0], color=COLORS["ink"], label="σ(difference)")
     axis.plot(differences, shares, "o", color=COLORS["other"], mec=COLORS["ink"], label="counted, one dot a pair")
     where = (differences[example], shares[example])
     axis.plot(*where, "s", ms=9, color=COLORS["example"], mec=COLORS["ink"], label="the worked pair")
@@ -124,9 +124,9 @@ def pull_by_gap(betas, pairs, beta, example=2.2) -> Figure:
     figure, (axis,) = new_figure()
     deltas = np.linspace(-10, 10, 401)
     for one, (color, line) in zip(betas, STEADY, strict=True):
-        axis.plot(deltas, of_pair(deltas, one)[2], line, color=color, label=f"β = {one:g}")
+        axis.plot(deltas, pair_values(deltas, one)[2], line, color=color, label=f"β = {one:g}")
     for delta in pairs:
-        weight = float(of_pair(delta, beta)[2])
+        weight = float(pair_values(delta, beta)[2])
         color = COLORS["example"] if delta == example else COLORS["other"]
         axis.plot(delta, weight, "o", ms=8, color=color, mec=COLORS["ink"], zorder=3)
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
@@ -146,8 +146,8 @@ def weight_and_loss(betas, deltas, peak) -> Figure:
     roles = ((COLORS["example"], "-"), (COLORS["grey"], "--"), (COLORS["ink"], "-."))
     for delta, (color, line) in zip(deltas, roles, strict=True):
         look = {"color": color, "ls": line, "label": f"Δ = {delta:g}".replace("-", "−")}
-        left.plot(betas, of_pair(delta, betas)[2], **look)
-        right.plot(betas, of_pair(delta, betas)[1], **look)
+        left.plot(betas, pair_values(delta, betas)[2], **look)
+        right.plot(betas, pair_values(delta, betas)[1], **look)
     left.plot(*peak, "o", ms=8, color=COLORS["example"], mec=COLORS["ink"])
     left.annotate(f"peak at β = {peak[0]:.2f}", peak, (4, 10), textcoords="offset points", color=WORDS["example"])
     left.set(xlabel="β", ylim=(0, 1), xlim=(0, betas[-1]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from toylib.plots.pair import pair_values
 from toylib.plots.style import COLORS, WORDS, new_figure
 
 
@@ -72,7 +72,7 @@ def data_flow(chosen, rejected, policy, reference, beta):
     """
     ratios = [p - r for p, r in zip(policy, reference, strict=True)]
     delta = ratios[0] - ratios[1]
-    loss = math.log1p(math.exp(-beta * delta))
+    loss = float(pair_values(delta, beta)[1])
     figure, (axis,) = new_figure(height=5.2)
     axis.set_xlim(0, 10)
     axis.set_ylim(0, 6.2)

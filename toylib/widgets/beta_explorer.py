@@ -29,7 +29,7 @@ def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=
     def update(beta):
         for panel in panels:
             plots_pair.move_to_beta(panel, beta)
-        probability, loss, pull = plots_pair.of_pair(delta, beta)
+        probability, loss, pull = plots_pair.pair_values(delta, beta)
         entries = [f"β = {beta:g}", f"βΔ = {beta * delta:.4f}"]
         entries += [f"probability σ(βΔ) = {probability:.4f}", f"loss −log σ(βΔ) = {loss:.4f}"]
         entries += [f"σ(−βΔ) = {pull / beta:.4f}", f"weight β·σ(−βΔ) = {pull:.4f}"] if weight else []
@@ -46,7 +46,7 @@ def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=
 def _beta_alt(delta, betas, weight) -> str:
     rows = []
     for beta in betas:
-        probability, loss, pull = plots_pair.of_pair(delta, beta)
+        probability, loss, pull = plots_pair.pair_values(delta, beta)
         rows.append(f"{beta:g} gives {loss if weight else probability:.4f} and {pull if weight else loss:.4f}")
     what = "Loss −log σ(βΔ) and weight β·σ(−βΔ)" if weight else "Probability σ(βΔ) and loss −log σ(βΔ)"
     return f"{what} at Δ = {delta:.4f}. β = " + "; ".join(rows) + "."

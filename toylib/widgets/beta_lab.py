@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 
 from toylib import plots
-from toylib.evaluation.chat import message_of
 from toylib.plots import sweep as plots_sweep
 from toylib.widgets.live import live_figure, readout, show_live, slider_for
 
@@ -61,10 +60,11 @@ def describe(beta, curves, path) -> str:
 
 def reply_table(replies) -> str:
     """What this policy says to the same customers, as an HTML table."""
+    messages = replies["prompt"].str.removeprefix("Customer: ").str.removesuffix("\nAgent:")
     cells = (
         f'<tr><td style="padding: 2px 1em 2px 0; vertical-align: top; width: 40%">{html.escape(prompt)}</td>'
         f'<td style="vertical-align: top">{html.escape(reply.strip()) or "(nothing)"}</td></tr>'
-        for prompt, reply in zip(replies["prompt"].map(message_of), replies["reply"], strict=True)
+        for prompt, reply in zip(messages, replies["reply"], strict=True)
     )
     head = '<tr><th style="text-align: left">Customer</th><th style="text-align: left">Agent, at this β</th></tr>'
     return f'<table style="line-height: 1.35; margin: 0.6em 0">{head}{"".join(cells)}</table>'

@@ -8,11 +8,11 @@ import re
 import time
 
 from toylib import plots
-from toylib.labs.interview import GROUPS, LEVELS
 from toylib.plots import interview as plots_interview
 from toylib.widgets.live import show_live
 
 SECONDS = {"warm-up": 45, "standard": 75, "hard": 120}  # what an answer may take, thinking included
+LEVELS = tuple(SECONDS)
 GRADES = ("I had it", "partly", "not yet")
 COUNTS = (4, 8, 12)
 LINK = 'target="_blank" rel="noopener" style="text-decoration: underline"'
@@ -57,7 +57,9 @@ class Interview:
 
 def draw(cards, count, level, generator):
     """`count` different cards, or all there are: shuffled within their groups, and the groups in turn."""
-    decks = [[card for card in cards if card.group == group and level in (None, card.level)] for group in GROUPS]
+    decks = [
+        [card for card in cards if card.group == group and level in (None, card.level)] for group in groups_of(cards)
+    ]
     generator.shuffle(decks)
     for deck in decks:
         generator.shuffle(deck)
@@ -227,9 +229,16 @@ def as_html(text) -> str:
     return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", rf'<a href="\2" {LINK}>\1</a>', text)
 
 
+def groups_of(cards) -> list[str]:
+    """Return the groups of the cards, in the order in which they first come."""
+    return list(dict.fromkeys(card.group for card in cards))
+
+
 def counted(cards) -> dict[str, list[int]]:
     """For each group, the number of its cards at each level."""
-    return {g: [sum(card.group == g and card.level == one for card in cards) for one in LEVELS] for g in GROUPS}
+    return {
+        g: [sum(card.group == g and card.level == one for card in cards) for one in LEVELS] for g in groups_of(cards)
+    }
 
 
 def coverage_alt(cards) -> str:
