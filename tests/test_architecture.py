@@ -187,8 +187,8 @@ def test_the_core_is_ten_files_read_in_an_evening():
     assert len(CORE_FILES) == 10 and sum(lines_of(TOYLIB / name) for name in CORE_FILES) <= 900
 
 
-def test_toylib_is_at_most_five_thousand_lines():
-    assert sum(map(lines_of, FILES)) <= 5000
+def test_toylib_grows_only_on_purpose():
+    assert sum(map(lines_of, FILES)) <= 7500  # raise it only for a feature that is worth the reader's time
 
 
 @each_file

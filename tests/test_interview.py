@@ -347,13 +347,13 @@ def test_no_two_slips_make_the_same_number(setting):
     with torch.no_grad():
         two = [[sequence_logps(m, **batch, average=a).chunk(2) for m in (policy, reference)] for a in (False, True)]
         slips = [
-            {"right": sequence_logps(policy, **batch), **interview._wrong_logps(policy, **batch)},
-            {"right": losses_of(policy, reference, batch)(0.3).mean(), **interview._wrong_losses(*two, 0.3)},
+            {"right": sequence_logps(policy, **batch), **answers._wrong_logps(policy, **batch)},
+            {"right": losses_of(policy, reference, batch)(0.3).mean(), **answers._wrong_losses(*two, 0.3)},
         ]
     for values in slips:
         names = list(values)
         for n, one in enumerate(names):
-            assert not [other for other in names[n + 1 :] if interview._close(values[one], values[other])], one
+            assert not [other for other in names[n + 1 :] if answers._close(values[one], values[other])], one
 
 
 def test_the_notebook_is_committed_unanswered_and_its_solution_is_right(setting):

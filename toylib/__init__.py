@@ -17,17 +17,8 @@ from toylib.reference import fingerprint, frozen_copy
 
 LATER = {"train_dpo": "toylib.train", "DPOTrainer": "toylib.engine.trainer"}  # where from, once they are asked for
 
-__all__ = [
-    "DPOTrainer",
-    "claim",
-    "dpo_loss",
-    "fingerprint",
-    "frozen_copy",
-    "load_model",
-    "load_preferences",
-    "sequence_logps",
-    "train_dpo",
-]
+__all__ = ["DPOTrainer", "claim", "dpo_loss", "fingerprint", "frozen_copy", "load_model", "load_preferences"]
+__all__ += ["sequence_logps", "train_dpo"]
 
 
 def __getattr__(name: str) -> object:

@@ -31,14 +31,9 @@ class Replies(NamedTuple):
 
 @torch.no_grad()
 def sample_replies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[Any],
-    *,
-    temperature: float = 1.0,
-    max_new_tokens: int = 80,
-    seed: int = 0,
-) -> Replies:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Any], *,
+    temperature: float = 1.0, max_new_tokens: int = 80, seed: int = 0,
+) -> Replies:  # fmt: skip
     """Sample one reply to each prompt at `temperature` (0 takes the likeliest token each time).
 
     `prompts` are texts, or lists of messages for the tokenizer's chat template; their ids are those of `tokenize_pairs`.
@@ -54,22 +49,15 @@ def sample_replies(
     seen = torch.tensor([[0] * (prompt_length - len(row)) + [1] * len(row) for row in ids], device=model.device)
     own = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    how: dict[str, Any] = {"do_sample": False}
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "do_sample": temperature > 0}
     if temperature > 0:
-        how = {"do_sample": True, "temperature": temperature, **NOTHING_CUT}
+        how |= {"temperature": temperature, **NOTHING_CUT}
         if getattr(model.generation_config, "min_p", None):
             how["min_p"] = 0.0  # not always: it sorts the vocabulary at every token
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        input_ids = model.generate(
-            input_ids=padded,
-            attention_mask=seen,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=sorted(ends) or None,
-            **NOTHING_SHIFTED,
-            **how,
-        )
+        how |= {"eos_token_id": sorted(ends) or None, **NOTHING_SHIFTED}
+        input_ids = model.generate(input_ids=padded, attention_mask=seen, **how)
     completion_mask = torch.zeros_like(input_ids)
     ended = torch.isin(input_ids[:, prompt_length:], torch.tensor(sorted(ends), device=model.device)).long()
     completion_mask[:, prompt_length:] = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first end

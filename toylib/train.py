@@ -26,36 +26,24 @@ METRICS += ("logps/chosen", "logps/rejected")  # logged with the loss, under TRL
 
 
 def train_dpo(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[dict[str, Any]],
-    *,
-    beta: float = 0.1,
-    learning_rate: float = 1e-4,
-    steps: int = 40,
-    batch_size: int = 24,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    ref_model: PreTrainedModel | None = None,
-    eval_pairs: Iterable[dict[str, Any]] | None = None,
-    seed: int = 0,
-    on_step: Callable[[int, dict[str, float], PreTrainedModel], object] | None = None,
-) -> tuple[PreTrainedModel, pandas.DataFrame]:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Iterable, *, beta: float = 0.1,
+    learning_rate: float = 1e-4, steps: int = 40, batch_size: int = 24, loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0, ref_model: PreTrainedModel | None = None, eval_pairs: Iterable | None = None,
+    seed: int = 0, on_step: Callable[[int, dict[str, float], PreTrainedModel], object] | None = None,
+) -> tuple[PreTrainedModel, pandas.DataFrame]:  # fmt: skip
     """Train a copy of `model` on preference pairs and return `(policy, history)`. `model` itself is left untouched.
 
     `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or `model` as it is given,
     adapters included. Weights that require no gradient, such as a LoRA model's base, are not trained. AdamW runs at a
-    constant `learning_rate` without dropout, the gradient norm is clipped to 1, and `seed` draws the batches. The
-    default rate suits the shipped model of 0.6M parameters. A model of 100M parameters or more needs 1e-6 to 5e-6.
+    constant `learning_rate` without dropout, with the gradient norm clipped to 1; `seed` draws the batches. The default
+    rate suits the shipped model of 0.6M parameters. A model of 100M or more needs 1e-6 to 5e-6.
 
-    `history` is a DataFrame indexed by step (1, 2, …), its columns named as in TRL: each row was measured on that
-    step's batch before its update. With `eval_pairs` there are `eval_` columns, measured after the update, at ten
-    places of the run or more. `on_step(step, metrics, policy)` is called after each update, and what it puts into `metrics`
-    joins the history. An interrupt (Ctrl-C, the notebook's stop button) ends training early and keeps what there is.
+    `history` is a DataFrame by step (1, 2, …) with TRL's column names, measured on each step's batch before its update.
+    With `eval_pairs`, `eval_` columns are measured after the update, ten times or more. `on_step(step, metrics, policy)`
+    is called after each update, and what it puts into `metrics` joins the history. An interrupt (Ctrl-C) ends early.
 
-    Raises `ValueError` for settings that no loss can use, pairs that cannot be tokenised, a model without weights to
-    train, and a reference that shares weights with the policy; `FloatingPointError`, naming the step, when a loss, a
-    gradient or a weight is not finite.
+    Raises `ValueError` for settings, pairs, models and references that cannot be used, and `FloatingPointError`, naming
+    the step, when a loss, a gradient or a weight is not finite.
     """
     import pandas
 
