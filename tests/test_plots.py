@@ -362,3 +362,34 @@ def test_pictures_have_few_colours():
 
     picture = Image.open(BytesIO(plots.png(style.new_figure()[0])))
     assert picture.format == "PNG" and len(picture.getcolors()) <= 48
+
+
+# ---- text is text ----
+
+ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
+
+
+@pytest.mark.parametrize("text", ["$", "$$", "$\\frac{$", "\\$5 or $6", ODD])
+def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
+    table = pandas.DataFrame({text: [1.0, 2.0]}, index=[text, "b"])
+    made = [
+        lambda: failures.beside({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
+        lambda: failures.patients({text: RUN}, ["loss"]),
+        lambda: failures.strips({text: [0, 1]}, text),
+        lambda: failures.bars(table),
+        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"plain": text}))),
+        lambda: interview.coverage({text: [1, 2, 3]}, [text, "b", "c"]),
+        lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
+        lambda: memory.on_each_other({text: RUN}, {"kl": text}),
+        lambda: rlhf.memory_bars(table),
+        lambda: rlhf.ways(WAYS.replace("DPO on pairs", f"DPO on {text}"), "win", text),
+        lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),
+        lambda: tokens.token_strip([(text, [text, "\n"], [-1.0, -2.0])], title=text),
+        lambda: tokens.data_flow(text, "two\nlines", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+        lambda: training.log_ratios({text: RUN}),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in made:
+            figure().canvas.draw()
+    assert style.plain("a$b\tc\ud800") == "a\\$b⇥c\ufffd" and style.plain("β: 0.5\n−1") == "β: 0.5\n−1"

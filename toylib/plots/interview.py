@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure
+from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 
 def coverage(counts, levels) -> Figure:
@@ -18,11 +18,11 @@ def coverage(counts, levels) -> Figure:
             label = axis.text(left + number / 2, row, str(number), ha="center", va="center", weight="bold")
             label.set_bbox(PLATE | {"pad": 2})
             left += number
-    axis.set_yticks(range(len(counts)), list(counts))
+    axis.set_yticks(range(len(counts)), [plain(group) for group in counts])
     axis.invert_yaxis()
     axis.set_xlabel("cards")
     axis.set_title(
         f"{sum(map(sum, counts.values()))} cards. With a kernel they are a mock interview;\nwithout one, open them below."
     )
-    figure.legend(axis.containers[:3], levels, loc="outside lower center", ncols=3)
+    figure.legend(axis.containers[:3], [plain(level) for level in levels], loc="outside lower center", ncols=3)
     return figure

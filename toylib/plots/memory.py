@@ -6,7 +6,7 @@ import math
 
 from matplotlib.patches import Rectangle
 
-from toylib.plots.style import COLORS, PLATE, new_figure
+from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 GB = 1e9
 LOOKS = {  # colour and hatch of each part: greys are held all the time, what comes and goes is coloured
@@ -94,10 +94,10 @@ def finish_axis(axis, labels, limits, end, title) -> None:
     """Names of the bars, limits as vertical lines, and the axis in GB."""
     for label, size in (limits or {}).items():
         axis.axvline(size / GB, color=COLORS["ink"], lw=1.2, ls="--")
-        axis.text(size / GB, -0.62, f" {label}", ha="left", va="bottom", fontsize=9)
-    axis.set_yticks(range(len(labels)), labels)
+        axis.text(size / GB, -0.62, f" {plain(label)}", ha="left", va="bottom", fontsize=9)
+    axis.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axis.set(xlim=(0, end), ylim=(len(labels) - 0.4, -0.95 if limits else -0.6), xlabel="GB")
-    axis.set_title(title, loc="left")
+    axis.set_title(plain(title), loc="left")
     axis.grid(axis="y", visible=False)
 
 
@@ -110,10 +110,10 @@ def on_each_other(runs, columns):
     looks = [{"color": COLORS["other"], "lw": 6, "ls": "-"}, {"color": COLORS["ink"], "lw": 1.3, "ls": "--"}]
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         for number, (label, history) in enumerate(runs.items()):
-            axis.plot(history.index, history[column], label=label, **looks[min(number, 1)])
+            axis.plot(history.index, history[column], label=plain(label), **looks[min(number, 1)])
         if column == "loss":
             axis.axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
-        axis.set_title(title, loc="left")
+        axis.set_title(plain(title), loc="left")
         axis.set_xlabel("step")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), fontsize=9)
     return figure

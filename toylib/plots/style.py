@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 # Okabe-Ito, safe for colour-blind readers; each role has a line style too, so that colour is never alone.
@@ -46,6 +48,22 @@ RC = {
     "hatch.linewidth": 0.5,
 }
 PLATE = {"facecolor": COLORS["ground"], "edgecolor": "none", "pad": 1}  # behind text that crosses a line
+
+
+def plain(text) -> str:
+    """Return data text so that a figure draws it as it is: `$` starts no mathematics, and no letter lacks a glyph.
+
+    Tabs become ⇥ and carriage returns ␍. A character that the series' font does not have becomes �.
+    """
+    marked = str(text).replace("\t", "⇥").replace("\r", "␍")
+    return "".join(c if c == "\n" or ord(c) in _glyphs() else "\ufffd" for c in marked).replace("$", r"\$")
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    faces = [font_manager.FontProperties(family=RC["font.family"], weight=weight) for weight in ("normal", "bold")]
+    charmaps = [font_manager.get_font(font_manager.findfont(face)).get_charmap() for face in faces]
+    return frozenset(charmaps[0]) & frozenset(charmaps[1])
 
 
 def styled_figure(width, height) -> Figure:

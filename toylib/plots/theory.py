@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, PLATE, WORDS, new_figure
+from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
 
 STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
 
@@ -43,7 +43,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
         axis.set_xlabel("probability")
         axis.grid(axis="y", visible=False)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(list(rows), names)
+    axes[0].set_yticks(list(rows), [plain(name) for name in names])
     axes[0].invert_yaxis()
     legend = axes[0].legend(loc="lower right", fontsize=9, handlelength=1.2)
     legend.legend_handles[0].set_facecolor(COLORS["other"])

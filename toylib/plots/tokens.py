@@ -7,7 +7,9 @@ import re
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, WORDS, new_figure
+from toylib.plots.style import COLORS, WORDS, new_figure, plain
+
+MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second has letters that the first lacks
 
 
 def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
@@ -22,18 +24,18 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
     widest = max(sum(_token_width(token, least) for token in tokens) for _, tokens, _ in rows)
     for row, (label, tokens, values) in enumerate(rows):
         x, y = 0.0, -row
-        axis.text(-0.6, y, label, ha="right", va="center", fontweight="bold")
+        axis.text(-0.6, y, plain(label), ha="right", va="center", fontweight="bold")
         for token, value in zip(tokens, values, strict=True):
             width = _token_width(token, least)
             color, text = _difference_look(value, abs(low)) if difference else _log_prob_look(value, low)
             axis.add_patch(Rectangle((x, y - 0.18), width - 0.12, 0.46, facecolor=color, edgecolor="#888888", lw=0.6))
             middle = {"ha": "center", "va": "center"}
-            axis.text(x + width / 2 - 0.06, y + 0.05, _visible(token), family="DejaVu Sans Mono", **middle)
+            axis.text(x + width / 2 - 0.06, y + 0.05, plain(_visible(token)), family=MONO, **middle)
             axis.text(x + width / 2 - 0.06, y - 0.34, text, fontsize=8, **middle)
             x += width
     axis.set_xlim(-0.2 * widest, widest)
     axis.set_ylim(-len(rows) + 0.4, 0.5)
-    axis.set_title(title, loc="left")
+    axis.set_title(plain(title), loc="left")
     axis.axis("off")
     return figure
 
@@ -53,6 +55,10 @@ def _difference_look(value, most):
 
 def _token_width(token, least=4):
     return 0.55 * max(least, len(_visible(token))) + 0.6
+
+
+def _line(text):
+    return text.strip().replace("\n", "⏎")
 
 
 def _visible(token):
@@ -102,7 +108,7 @@ def data_flow(chosen, rejected, policy, reference, beta):
         5.1,
         9.6,
         0.95,
-        f"one preference pair\nchosen: {chosen.strip()}      rejected: {rejected.strip()}",
+        f"one preference pair\nchosen: {plain(_line(chosen))}      rejected: {plain(_line(rejected))}",
         COLORS["example"],
     )
     box(0.9, 3.75, 3.4, 0.85, "policy πθ (trained)", COLORS["chosen"])
