@@ -29,7 +29,7 @@ TITLES = {
 
 
 def beside(runs, columns, logarithmic=()):
-    """One panel a column, all runs in each: what the log of the broken run shows beside that of the right one.
+    """Draw one panel per column of the logs, with the right run and the broken runs in each.
 
     `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured
     at a few steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear
@@ -50,7 +50,7 @@ def beside(runs, columns, logarithmic=()):
 
 
 def patients(runs, columns, logarithmic=()):
-    """A row of panels a run, a column a number of its log, every column on one scale.
+    """Draw a row of panels per run and a panel per column of its log, with one scale per column.
 
     `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
     """
@@ -70,7 +70,7 @@ def patients(runs, columns, logarithmic=()):
 
 
 def draw_run(axis, history, column, marker=None, **look):
-    """One column of a run's log; where it was measured at a few steps only, with markers."""
+    """Draw one column of a run's log, with markers if it was measured at a few steps only."""
     values = history[column].dropna() if column in history else []
     if len(values):
         sparse = len(values) < 12
@@ -78,7 +78,7 @@ def draw_run(axis, history, column, marker=None, **look):
 
 
 def finish_panel(axis, column, last, logarithmic, labelsize=8):
-    """The scale, the range of steps, and the level at which the column starts."""
+    """Set the scale and the range of steps, and draw the level at which the column starts."""
     if column in SCALE:
         axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
     if logarithmic:
@@ -88,7 +88,7 @@ def finish_panel(axis, column, last, logarithmic, labelsize=8):
 
 
 def strips(groups, xlabel, linear=1e-4):
-    """One line of dots a group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
+    """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
     for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
@@ -102,7 +102,7 @@ def strips(groups, xlabel, linear=1e-4):
 
 
 def bars(table):
-    """One panel a column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
+    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
     figure, axes = new_figure(columns=len(table.columns), height=0.9 + 0.36 * len(table), sharey=True)
     for axis, column in zip(axes, table.columns, strict=True):
         end = 1.25 * table[column].max()

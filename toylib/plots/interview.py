@@ -8,7 +8,7 @@ from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 
 def coverage(counts, levels) -> Figure:
-    """How many cards there are: `counts` is a dict of group → numbers, one for each of `levels`."""
+    """Draw how many cards there are: `counts` is a dict of group → numbers, one for each of `levels`."""
     figure, (axis,) = new_figure(height=3.0, width=6.2)  # narrow: it is read on phones
     colors = [COLORS[name] for name in ("other", "chosen", "example")]
     for row, numbers in enumerate(counts.values()):

@@ -10,7 +10,7 @@ from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure, styled_f
 
 
 def sigmoid_curve(marks=()) -> Figure:
-    """σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
+    """Draw σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
     import numpy as np
 
     figure, (axis,) = new_figure(width=6.0, height=2.8)
@@ -151,7 +151,7 @@ def note_level(axis, level, limit, short=False) -> None:
 
 
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
-    """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
+    """Draw the β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
     figure = styled_figure(8.6, 4.4)
     rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
     for axes, kind in zip(rows, kinds, strict=True):

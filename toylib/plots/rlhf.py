@@ -28,7 +28,7 @@ def ppo_curves(history) -> Figure:
 
 
 def memory_bars(held) -> Figure:
-    """What each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
+    """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
     fills = (("#6B6B6B", ""), (COLORS["amber"], "//"), ("#BDBAB0", ".."))
     left = [0.0] * len(held)
@@ -79,7 +79,7 @@ def settings_strip(table) -> Figure:
 
 
 def win_by_kl(table, presets=()) -> Figure:
-    """Win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
+    """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
 
     `table` has the columns `method`, `seed`, `step`, `kl` and `win`.
     """

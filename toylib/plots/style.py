@@ -77,7 +77,7 @@ def styled_figure(width, height) -> Figure:
 
 
 def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list]:
-    """A figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
+    """Return a figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
     figure = styled_figure(width, height)
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
@@ -94,7 +94,7 @@ def panel_grid(count, width=6.6) -> tuple[Figure, list]:
 
 
 def png(figure) -> bytes:
-    """The figure as PNG bytes, in 48 colours: a quarter of the size, and no difference to the eye."""
+    """Return the figure as PNG bytes, in 48 colours: a quarter of the size, and no difference to the eye."""
     from PIL import Image
 
     raw, small = io.BytesIO(), io.BytesIO()

@@ -28,7 +28,7 @@ def climb(steps, rewards, costs) -> Figure:
 
 
 def closed_forms(names, reference, optima, example=0) -> Figure:
-    """A panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
+    """Draw a panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
 
     The reply at index `example` has the worked example's colour.
     """
@@ -51,7 +51,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
 
 
 def implicit_rewards(rewards, implicit) -> Figure:
-    """Implicit reward against true reward, a line for each β of `implicit` (dict β → values)."""
+    """Draw implicit reward against true reward, a line for each β of `implicit` (dict β → values)."""
     figure, (axis,) = new_figure(width=6.4)
     for (beta, values), (color, line) in zip(implicit.items(), STEADY, strict=False):
         axis.plot(rewards, values, line, marker="o", ms=5, color=color)
