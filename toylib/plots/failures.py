@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from toylib.plots.style import COLORS, new_figure, panel_grid, styled_figure
+from toylib.plots.style import COLORS, new_figure, panel_grid, plain, styled_figure
 
 RUNS = (  # the first is the right run; colour, line and marker differ, so that each can be told without the others
     {"color": COLORS["ink"], "linestyle": "-", "marker": "o"},
@@ -29,7 +29,7 @@ TITLES = {
 
 
 def beside(runs, columns, logarithmic=()):
-    """One panel a column, all runs in each: what the log of the broken run shows beside that of the right one.
+    """Draw one panel per column of the logs, with the right run and the broken runs in each.
 
     `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured
     at a few steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear
@@ -39,10 +39,10 @@ def beside(runs, columns, logarithmic=()):
     last = max(history.index[-1] for history in runs.values())
     for axis, column in zip(axes, columns, strict=True):
         for (label, history), style in zip(runs.items(), RUNS[: len(runs)], strict=True):
-            draw_run(axis, history, column, label=label, **style)
+            draw_run(axis, history, column, label=plain(label), **style)
         finish_panel(axis, column, last, column in logarithmic)
         mark = ", log axis" if column in logarithmic else ""
-        axis.set_title(TITLES.get(column, column) + mark, loc="left", fontsize=9)
+        axis.set_title(plain(TITLES.get(column, column)) + mark, loc="left", fontsize=9)
         axis.set_xlabel("step", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(runs), fontsize=9)
@@ -50,7 +50,7 @@ def beside(runs, columns, logarithmic=()):
 
 
 def patients(runs, columns, logarithmic=()):
-    """A row of panels a run, a column a number of its log, every column on one scale.
+    """Draw a row of panels per run and a panel per column of its log, with one scale per column.
 
     `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
     """
@@ -58,19 +58,19 @@ def patients(runs, columns, logarithmic=()):
     axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col", squeeze=False)
     last = max(history.index[-1] for history in runs.values())
     for row, (label, one) in zip(axes, runs.items(), strict=True):
-        row[0].set_ylabel(label, rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
+        row[0].set_ylabel(plain(label), rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
         for axis, column in zip(row, columns, strict=True):
             draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
             finish_panel(axis, column, last, column in logarithmic, labelsize=7)
     for top, bottom, column in zip(axes[0], axes[-1], columns, strict=True):
         mark = " (log)" if column in logarithmic else ""
-        top.set_title(TITLES.get(column, column) + mark, loc="left", fontsize=9)
+        top.set_title(plain(TITLES.get(column, column)) + mark, loc="left", fontsize=9)
         bottom.set_xlabel("step", fontsize=9)
     return figure
 
 
 def draw_run(axis, history, column, marker=None, **look):
-    """One column of a run's log; where it was measured at a few steps only, with markers."""
+    """Draw one column of a run's log, with markers if it was measured at a few steps only."""
     values = history[column].dropna() if column in history else []
     if len(values):
         sparse = len(values) < 12
@@ -78,7 +78,7 @@ def draw_run(axis, history, column, marker=None, **look):
 
 
 def finish_panel(axis, column, last, logarithmic, labelsize=8):
-    """The scale, the range of steps, and the level at which the column starts."""
+    """Set the scale and the range of steps, and draw the level at which the column starts."""
     if column in SCALE:
         axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
     if logarithmic:
@@ -88,21 +88,21 @@ def finish_panel(axis, column, last, logarithmic, labelsize=8):
 
 
 def strips(groups, xlabel, linear=1e-4):
-    """One line of dots a group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
+    """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
     for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
-    axis.set_yticks([-row for row in range(len(groups))], list(groups))
+    axis.set_yticks([-row for row in range(len(groups))], [plain(label) for label in groups])
     axis.set_ylim(0.6 - len(groups), 0.6)
     axis.axvline(0, color=COLORS["ink"], lw=0.8)
     axis.set_xscale("symlog", linthresh=linear)
     axis.margins(x=0.06)
-    axis.set_xlabel(xlabel)
+    axis.set_xlabel(plain(xlabel))
     return figure
 
 
 def bars(table):
-    """One panel a column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
+    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
     figure, axes = new_figure(columns=len(table.columns), height=0.9 + 0.36 * len(table), sharey=True)
     for axis, column in zip(axes, table.columns, strict=True):
         end = 1.25 * table[column].max()
@@ -112,27 +112,28 @@ def bars(table):
         axis.set_xlim(0, end)
         if end > 1 >= table[column].max():  # a share: room for the number, but no mark beyond 1
             axis.set_xticks([0, 0.5, 1])
-        axis.set_title(column, loc="left", fontsize=10)
+        axis.set_title(plain(column), loc="left", fontsize=10)
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks([-row for row in range(len(table))], list(table.index))
+    axes[0].set_yticks([-row for row in range(len(table))], [plain(label) for label in table.index])
     return figure
 
 
-def flips(plain, methods):
+def flips(plain_dpo, methods):
     """Left: what flipped labels do to plain DPO. Right: what is said to help, at equal steps and at equal KL.
 
-    `plain`: DataFrame indexed by the share flipped, columns `win` and `clean` (accuracy on clean pairs), each with its
+    `plain_dpo`: DataFrame indexed by the share flipped, columns `win` and `clean` (accuracy on clean pairs), each with its
     lowest and highest seed, `win_low`, …. `methods`: DataFrame indexed by method with `steps`, `kl` (win rates at equal
     steps and KL) and their lowest and highest seed, `steps_low`, ….
     """
     figure, axes = new_figure(columns=3, height=3.4, width=10.0, gridspec_kw={"width_ratios": [1.1, 1, 1]})
     for column, label, style in (("win", "win rate", RUNS[0]), ("clean", "accuracy on clean pairs", RUNS[2])):
-        low, high = plain[column] - plain[f"{column}_low"], plain[f"{column}_high"] - plain[column]
-        axes[0].errorbar(100 * plain.index, plain[column], [low, high], label=label, ms=5, capsize=3, **style)
+        low, high = (plain_dpo[column] - plain_dpo[f"{column}_low"], plain_dpo[f"{column}_high"] - plain_dpo[column])
+        axes[0].errorbar(100 * plain_dpo.index, plain_dpo[column], [low, high], label=label, ms=5, capsize=3, **style)
     axes[0].axhline(0.5, color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
     axes[0].set_xlabel("labels flipped, %")
     axes[0].set_title("plain DPO", loc="left", fontsize=10)
     axes[0].legend(fontsize=8)
+    names = [plain(name) for name in methods.index]
     for axis, column, title in ((axes[1], "steps", "win rate, equal steps"), (axes[2], "kl", "win rate, equal KL")):
         for row, (_, line) in enumerate(methods.iterrows()):
             style = RUNS[0] if row == 0 else RUNS[1]
@@ -142,7 +143,7 @@ def flips(plain, methods):
             )
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_ylim(0.6 - len(methods), 0.6)
-        axis.set_yticks([-row for row in range(len(methods))], list(methods.index) if column == "steps" else [])
+        axis.set_yticks([-row for row in range(len(methods))], names if column == "steps" else [])
     both = [limit for axis in axes[1:] for limit in axis.get_xlim()]
     for axis in axes[1:]:
         axis.set_xlim(min(both), max(both))

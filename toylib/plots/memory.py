@@ -6,7 +6,7 @@ import math
 
 from matplotlib.patches import Rectangle
 
-from toylib.plots.style import COLORS, PLATE, new_figure
+from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 GB = 1e9
 LOOKS = {  # colour and hatch of each part: greys are held all the time, what comes and goes is coloured
@@ -21,7 +21,7 @@ LOOKS = {  # colour and hatch of each part: greys are held all the time, what co
 
 
 def memory_bars(ledgers, limits=None, title="what a step holds, GB"):
-    """One bar a ledger, `ledgers` a dict of label → `memory.ledger`, its parts end to end and labelled with their GB.
+    """Draw one bar per ledger, `ledgers` a dict of label → `memory.ledger`, its parts end to end and labelled with their GB.
 
     A bar ends at the step's peak: of activations with logits and of gradients, which are not held at once, the larger
     side is drawn. `limits` is a dict of label → bytes, drawn as vertical lines: what a card has.
@@ -42,7 +42,7 @@ def memory_bars(ledgers, limits=None, title="what a step holds, GB"):
 
 
 def at_the_peak(parts) -> dict[str, float]:
-    """The parts of a ledger that are held at its peak, in GB, in the order they are drawn."""
+    """Return the parts of a ledger that are held at its peak, in GB, in the order they are drawn."""
     coming = parts.get("activations", 0) + parts.get("logits", 0)
     gone = ("gradients",) if coming >= parts.get("gradients", 0) else ("activations", "logits")
     return {name: parts[name] / GB for name in LOOKS if parts.get(name) and name not in gone}
@@ -57,7 +57,7 @@ def in_gb(size) -> str:
 
 
 def empty_bars(labels, limits, end, title, parts=tuple(LOOKS)):
-    """The figure of `memory_bars` with bars of no length, for `fill_bars`: `(figure, bars, totals)`.
+    """Return the figure of `memory_bars` with bars of no length, for `fill_bars`: `(figure, bars, totals)`.
 
     `bars` is a dict of label → dict of part → patch, `totals` one of label → text; the axis ends at `end` GB.
     """
@@ -91,13 +91,13 @@ def fill_bars(bars, totals, ledgers, end) -> None:
 
 
 def finish_axis(axis, labels, limits, end, title) -> None:
-    """Names of the bars, limits as vertical lines, and the axis in GB."""
+    """Draw the names of the bars, limits as vertical lines, and the axis in GB."""
     for label, size in (limits or {}).items():
         axis.axvline(size / GB, color=COLORS["ink"], lw=1.2, ls="--")
-        axis.text(size / GB, -0.62, f" {label}", ha="left", va="bottom", fontsize=9)
-    axis.set_yticks(range(len(labels)), labels)
+        axis.text(size / GB, -0.62, f" {plain(label)}", ha="left", va="bottom", fontsize=9)
+    axis.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axis.set(xlim=(0, end), ylim=(len(labels) - 0.4, -0.95 if limits else -0.6), xlabel="GB")
-    axis.set_title(title, loc="left")
+    axis.set_title(plain(title), loc="left")
     axis.grid(axis="y", visible=False)
 
 
@@ -110,10 +110,10 @@ def on_each_other(runs, columns):
     looks = [{"color": COLORS["other"], "lw": 6, "ls": "-"}, {"color": COLORS["ink"], "lw": 1.3, "ls": "--"}]
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         for number, (label, history) in enumerate(runs.items()):
-            axis.plot(history.index, history[column], label=label, **looks[min(number, 1)])
+            axis.plot(history.index, history[column], label=plain(label), **looks[min(number, 1)])
         if column == "loss":
             axis.axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
-        axis.set_title(title, loc="left")
+        axis.set_title(plain(title), loc="left")
         axis.set_xlabel("step")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), fontsize=9)
     return figure

@@ -10,7 +10,7 @@ from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure, styled_f
 
 
 def sigmoid_curve(marks=()) -> Figure:
-    """σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
+    """Draw σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
     import numpy as np
 
     figure, (axis,) = new_figure(width=6.0, height=2.8)
@@ -27,48 +27,26 @@ def sigmoid_curve(marks=()) -> Figure:
 
 
 def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Figure:
-    """Four log-probs and what becomes of them, in nats.
+    """Draw four log-probs, the two log-ratios and the margin Δ, all in nats.
 
-    Left: where the two models put each reply, an arrow from reference to policy. Right: the same two arrows laid from
-    zero, as log-ratios, and Δ between their tips.
+    On the left, an arrow leads from the reference's log-prob of each reply to the policy's. On the right, the same two
+    arrows start at zero, as log-ratios, and Δ lies between their tips.
     """
     figure, (left, right) = new_figure(columns=2, width_ratios=[1.15, 1])
     ink, ground = COLORS["ink"], COLORS["ground"]
-
-    def arrow(axis, start, end, row, role, style="-|>"):
-        look = {
-            "arrowstyle": style,
-            "color": COLORS[role],
-            "linestyle": LINES[role],
-            "lw": 2.2,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        }
-        axis.annotate("", (end, row), (start, row), arrowprops=look, zorder=3)
-
-    def write(axis, text, x, row, color, **kwargs):
-        text = text.replace("-", "−")
-        axis.annotate(
-            text, (x, row), (0, 8), textcoords="offset points", ha="center", color=color, bbox=PLATE, **kwargs
-        )
-
-    tips = []
-    for role, row, reference, policy in (
-        ("chosen", 1, ref_chosen, policy_chosen),
-        ("rejected", 0, ref_rejected, policy_rejected),
-    ):
-        tips.append(policy - reference)
-        arrow(left, reference, policy, row, role)
+    pairs = {"chosen": (1, ref_chosen, policy_chosen), "rejected": (0, ref_rejected, policy_rejected)}
+    tips = [policy - reference for _, reference, policy in pairs.values()]
+    for (role, (row, reference, policy)), tip in zip(pairs.items(), tips, strict=True):
+        _arrow(left, reference, policy, row, role)
         left.plot(reference, row, "o", color=ink, markerfacecolor=ground, zorder=4)
-        write(left, f"reference\n{reference:.1f}", reference, row, ink)
-        write(left, f"policy\n{policy:.1f}", policy, row, WORDS[role])
-        arrow(right, 0, tips[-1], row, role)
-        write(right, f"{tips[-1]:+.1f}", tips[-1] / 2, row, WORDS[role])
-        right.plot([tips[-1]] * 2, [-0.7, row], ":", color=ink, linewidth=1)
-    arrow(right, tips[1], tips[0], -0.7, "margin", "<|-|>")
-    write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
+        _write(left, f"reference\n{reference:.1f}", reference, row, ink)
+        _write(left, f"policy\n{policy:.1f}", policy, row, WORDS[role])
+        _arrow(right, 0, tip, row, role)
+        _write(right, f"{tip:+.1f}", tip / 2, row, WORDS[role])
+        right.plot([tip] * 2, [-0.7, row], ":", color=ink, linewidth=1)
+    _arrow(right, tips[1], tips[0], -0.7, "margin", "<|-|>")
+    _write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
     right.axvline(0, color=ink, linewidth=1)
-
     numbers = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
     left.set_title("Where the two models put each reply", loc="left")
     left.set_xlabel("log-prob (nats)")
@@ -80,6 +58,16 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
         axis.set(ylim=(-1, 1.7), yticks=[0, 1], yticklabels=["rejected", "chosen"])
         axis.grid(axis="y", visible=False)
     return figure
+
+
+def _arrow(axis, start, end, row, role, style="-|>"):
+    look = {"arrowstyle": style, "color": COLORS[role], "linestyle": LINES[role], "lw": 2.2, "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", (end, row), (start, row), arrowprops=look, zorder=3)
+
+
+def _write(axis, text, x, row, color, **look):
+    look |= {"textcoords": "offset points", "ha": "center", "color": color, "bbox": PLATE}
+    axis.annotate(text.replace("-", "−"), (x, row), (0, 8), **look)
 
 
 def pair_values(delta, beta) -> tuple:
@@ -163,7 +151,7 @@ def note_level(axis, level, limit, short=False) -> None:
 
 
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
-    """The β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
+    """Draw the β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
     figure = styled_figure(8.6, 4.4)
     rows = figure.subplots(len(kinds), len(betas), sharex=True, sharey="row")
     for axes, kind in zip(rows, kinds, strict=True):

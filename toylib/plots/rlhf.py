@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure
+from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 METHODS = {  # name in the tables → label, colour, line, marker
     "dpo": ("DPO", COLORS["ink"], "-", "o"),
@@ -28,12 +28,13 @@ def ppo_curves(history) -> Figure:
 
 
 def memory_bars(held) -> Figure:
-    """What each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
+    """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
     fills = (("#6B6B6B", ""), (COLORS["amber"], "//"), ("#BDBAB0", ".."))
     left = [0.0] * len(held)
     for kind, (color, hatch) in zip(held.columns, fills, strict=False):
-        axis.barh(held.index, held[kind], left=left, color=color, hatch=hatch, ec="white", height=0.6, label=kind)
+        look = {"color": color, "hatch": hatch, "ec": "white", "height": 0.6, "label": plain(kind)}
+        axis.barh([plain(run) for run in held.index], held[kind], left=left, **look)
         left = [a + b for a, b in zip(left, held[kind], strict=True)]
     for row, total in enumerate(left):
         axis.annotate(f"{total:.1f}", (total, row), (4, 0), textcoords="offset points", va="center")
@@ -78,7 +79,7 @@ def settings_strip(table) -> Figure:
 
 
 def win_by_kl(table, presets=()) -> Figure:
-    """Win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
+    """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
 
     `table` has the columns `method`, `seed`, `step`, `kl` and `win`.
     """
@@ -135,7 +136,7 @@ def ways(table, column, title, start=None) -> Figure:
         key = "online_dpo" if name.startswith("online") else name.split()[0].lower()
         axis.barh(row, values.mean(), color=METHODS[key][1], height=0.55, alpha=0.6)
         axis.plot(values, [row] * len(values), "o", color=COLORS["ground"], mec=INK, ms=5)
-        names[row] = f"{name}: {values.mean():.2f}"
+        names[row] = f"{plain(name)}: {values.mean():.2f}"
     if start is not None:
         axis.axvline(start, color=INK, lw=1, ls="--")
         axis.annotate("before", (start, len(names) - 0.5), (4, 0), textcoords="offset points", fontsize=8, bbox=PLATE)
@@ -144,7 +145,7 @@ def ways(table, column, title, start=None) -> Figure:
     axis.set_xlim(min(0, table[column].min()), 1.15 * table[column].max())
     axis.grid(axis="y", visible=False)
     axis.set_axisbelow(True)
-    axis.set_title(title, loc="left")
+    axis.set_title(plain(title), loc="left")
     return figure
 
 

@@ -28,12 +28,12 @@ def look_of(betas) -> dict:
 
 
 def mean_over_seeds(table):
-    """The numeric columns of a sweep's table, averaged over seeds, indexed by β and step."""
+    """Return the numeric columns of a sweep's table, averaged over seeds, indexed by β and step."""
     return table.drop(columns="seed").groupby(["beta", "step"]).mean(numeric_only=True)
 
 
 def plain_log(axis, which="x", ticks=()):
-    """Plain numbers as ticks of a logarithmic axis."""
+    """Write plain numbers as ticks of a logarithmic axis."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     target = axis.xaxis if which == "x" else axis.yaxis
@@ -98,7 +98,7 @@ def by_beta(final) -> Figure:
 
 
 def frontier(quality, column="win", extra=None) -> Figure:
-    """Quality against KL: each β a path through the steps of its run, its last step marked large.
+    """Draw quality against KL: each β a path through the steps of its run, its last step marked large.
 
     `column` is one of `quality`'s; `extra` a table of the same form whose runs are drawn hollow, in the example's colour.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, PLATE, WORDS, new_figure
+from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
 
 STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
 
@@ -28,7 +28,7 @@ def climb(steps, rewards, costs) -> Figure:
 
 
 def closed_forms(names, reference, optima, example=0) -> Figure:
-    """A panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
+    """Draw a panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
 
     The reply at index `example` has the worked example's colour.
     """
@@ -43,7 +43,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
         axis.set_xlabel("probability")
         axis.grid(axis="y", visible=False)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(list(rows), names)
+    axes[0].set_yticks(list(rows), [plain(name) for name in names])
     axes[0].invert_yaxis()
     legend = axes[0].legend(loc="lower right", fontsize=9, handlelength=1.2)
     legend.legend_handles[0].set_facecolor(COLORS["other"])
@@ -51,7 +51,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
 
 
 def implicit_rewards(rewards, implicit) -> Figure:
-    """Implicit reward against true reward, a line for each β of `implicit` (dict β → values)."""
+    """Draw implicit reward against true reward, a line for each β of `implicit` (dict β → values)."""
     figure, (axis,) = new_figure(width=6.4)
     for (beta, values), (color, line) in zip(implicit.items(), STEADY, strict=False):
         axis.plot(rewards, values, line, marker="o", ms=5, color=color)

@@ -7,7 +7,9 @@ import re
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, WORDS, new_figure
+from toylib.plots.style import COLORS, WORDS, new_figure, plain
+
+MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second has letters that the first lacks
 
 
 def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
@@ -22,18 +24,18 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
     widest = max(sum(_token_width(token, least) for token in tokens) for _, tokens, _ in rows)
     for row, (label, tokens, values) in enumerate(rows):
         x, y = 0.0, -row
-        axis.text(-0.6, y, label, ha="right", va="center", fontweight="bold")
+        axis.text(-0.6, y, plain(label), ha="right", va="center", fontweight="bold")
         for token, value in zip(tokens, values, strict=True):
             width = _token_width(token, least)
             color, text = _difference_look(value, abs(low)) if difference else _log_prob_look(value, low)
             axis.add_patch(Rectangle((x, y - 0.18), width - 0.12, 0.46, facecolor=color, edgecolor="#888888", lw=0.6))
             middle = {"ha": "center", "va": "center"}
-            axis.text(x + width / 2 - 0.06, y + 0.05, _visible(token), family="DejaVu Sans Mono", **middle)
+            axis.text(x + width / 2 - 0.06, y + 0.05, plain(_visible(token)), family=MONO, **middle)
             axis.text(x + width / 2 - 0.06, y - 0.34, text, fontsize=8, **middle)
             x += width
     axis.set_xlim(-0.2 * widest, widest)
     axis.set_ylim(-len(rows) + 0.4, 0.5)
-    axis.set_title(title, loc="left")
+    axis.set_title(plain(title), loc="left")
     axis.axis("off")
     return figure
 
@@ -55,6 +57,10 @@ def _token_width(token, least=4):
     return 0.55 * max(least, len(_visible(token))) + 0.6
 
 
+def _line(text):
+    return text.strip().replace("\n", "⏎")
+
+
 def _visible(token):
     return token.replace(" ", "␣").replace("\n", "⏎")
 
@@ -66,9 +72,10 @@ def _mix(light, dark, share):
 
 
 def data_flow(chosen, rejected, policy, reference, beta):
-    """The diagram of data flow with one pair's numbers on its arrows.
+    """Draw the data flow of one DPO step with the numbers of one pair on its arrows.
 
-    `chosen` and `rejected` are the two replies' texts; `policy` and `reference` are (log-prob of chosen, of rejected).
+    `chosen` and `rejected` are the texts of the two replies. `policy` and `reference` are pairs
+    (log-prob of chosen, log-prob of rejected), in nats.
     """
     ratios = [p - r for p, r in zip(policy, reference, strict=True)]
     delta = ratios[0] - ratios[1]
@@ -77,57 +84,38 @@ def data_flow(chosen, rejected, policy, reference, beta):
     axis.set_xlim(0, 10)
     axis.set_ylim(0, 6.2)
     axis.axis("off")
-
-    def box(x, y, width, height, text, color, style="-", **kwargs):
-        axis.add_patch(
-            FancyBboxPatch(
-                (x, y),
-                width,
-                height,
-                boxstyle="round,pad=0.02,rounding_size=0.08",
-                fc="white",
-                ec=color,
-                lw=1.8,
-                ls=style,
-            )
-        )
-        middle = {"ha": "center", "va": "center"}
-        axis.text(x + width / 2, y + height / 2, re.sub(r"-(?=\d)", "−", text), fontsize=9.5, **middle, **kwargs)
-
-    def arrow(start, end, color=COLORS["ink"], **kwargs):
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.4, **kwargs})
-
-    box(
-        0.2,
-        5.1,
-        9.6,
-        0.95,
-        f"one preference pair\nchosen: {chosen.strip()}      rejected: {rejected.strip()}",
-        COLORS["example"],
-    )
-    box(0.9, 3.75, 3.4, 0.85, "policy πθ (trained)", COLORS["chosen"])
-    box(5.7, 3.75, 3.4, 0.85, "reference πref (frozen copy)", COLORS["ink"], style="--")
+    replies = f"chosen: {plain(_line(chosen))}      rejected: {plain(_line(rejected))}"
+    _box(axis, (0.2, 5.1, 9.6, 0.95), f"one preference pair\n{replies}", "example")
+    _box(axis, (0.9, 3.75, 3.4, 0.85), "policy πθ (trained)", "chosen")
+    _box(axis, (5.7, 3.75, 3.4, 0.85), "reference πref (frozen copy)", "ink", style="--")
     for x in (2.6, 7.4):
-        arrow((x, 5.08), (x, 4.64))
-        arrow((x, 3.73), (x, 3.27))
-    box(0.9, 2.4, 3.4, 0.85, f"log πθ(chosen) = {policy[0]:.2f}\nlog πθ(rejected) = {policy[1]:.2f}", COLORS["chosen"])
-    box(
-        5.7,
-        2.4,
-        3.4,
-        0.85,
-        f"log πref(chosen) = {reference[0]:.2f}\nlog πref(rejected) = {reference[1]:.2f}",
-        COLORS["ink"],
-    )
-    arrow((2.6, 2.38), (3.9, 1.92))
-    arrow((7.4, 2.38), (6.1, 1.92))
-    box(
-        2.4, 1.05, 5.2, 0.85,
-        f"log-ratios: chosen {ratios[0]:+.2f}, rejected {ratios[1]:+.2f}\nmargin Δ = {delta:.2f}",
-        COLORS["margin"],
-    )  # fmt: skip
-    arrow((5.0, 1.03), (5.0, 0.72))
-    box(2.4, 0.08, 5.2, 0.62, f"loss = −log σ(β·Δ) = −log σ({beta:g} × {delta:.2f}) = {loss:.4f}", COLORS["example"])
-    arrow((2.38, 0.39), (0.88, 4.1), color=COLORS["chosen"], connectionstyle="arc3,rad=-0.45", linestyle="-")
+        _arrow(axis, (x, 5.08), (x, 4.64))
+        _arrow(axis, (x, 3.73), (x, 3.27))
+    for x, model, numbers, role in ((0.9, "πθ", policy, "chosen"), (5.7, "πref", reference, "ink")):
+        text = f"log {model}(chosen) = {numbers[0]:.2f}\nlog {model}(rejected) = {numbers[1]:.2f}"
+        _box(axis, (x, 2.4, 3.4, 0.85), _minus(text), role)
+    _arrow(axis, (2.6, 2.38), (3.9, 1.92))
+    _arrow(axis, (7.4, 2.38), (6.1, 1.92))
+    text = f"log-ratios: chosen {ratios[0]:+.2f}, rejected {ratios[1]:+.2f}\nmargin Δ = {delta:.2f}"
+    _box(axis, (2.4, 1.05, 5.2, 0.85), _minus(text), "margin")
+    _arrow(axis, (5.0, 1.03), (5.0, 0.72))
+    text = f"loss = −log σ(β·Δ) = −log σ({beta:g} × {delta:.2f}) = {loss:.4f}"
+    _box(axis, (2.4, 0.08, 5.2, 0.62), _minus(text), "example")
+    _arrow(axis, (2.38, 0.39), (0.88, 4.1), COLORS["chosen"], connectionstyle="arc3,rad=-0.45", linestyle="-")
     axis.text(0.05, 0.95, "gradient:\nonly the\npolicy moves", fontsize=9, color=WORDS["chosen"], va="center")
     return figure
+
+
+def _box(axis, place, text, role, style="-"):
+    x, y, width, height = place
+    look = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "fc": "white", "ec": COLORS[role], "lw": 1.8, "ls": style}
+    axis.add_patch(FancyBboxPatch((x, y), width, height, **look))
+    axis.text(x + width / 2, y + height / 2, text, fontsize=9.5, ha="center", va="center")
+
+
+def _arrow(axis, start, end, color=COLORS["ink"], **look):
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.4, **look})
+
+
+def _minus(text):
+    return re.sub(r"-(?=\d)", "−", text)

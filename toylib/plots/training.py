@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, new_figure, panel_grid
+from toylib.plots.style import COLORS, LINES, new_figure, panel_grid, plain
 
 PANELS = (  # title, the lines in it, the range it starts with
     ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
@@ -85,7 +85,7 @@ def log_ratios(histories):
     figure, axes = new_figure(columns=len(histories), sharey=True)
     for axis, (label, history) in zip(axes, histories.items(), strict=True):
         _plot_log_ratios(axis, history)
-        axis.set_title(label, loc="left")
+        axis.set_title(plain(label), loc="left")
         axis.set_xlabel("step")
     axes[0].set_ylabel("mean log-ratio, nats")
     axes[0].legend()

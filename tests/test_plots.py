@@ -1,0 +1,395 @@
+"""Every figure function of `toylib.plots`, called with small made data: lines, bars, labels, titles and limits.
+
+No figure warns, and each one is drawn from the numbers it was given.
+"""
+
+import functools
+import inspect
+import math
+import warnings
+from importlib import import_module
+
+import pandas
+import pytest
+
+from toylib import plots
+from toylib.plots import failures, interview, memory, pair, rlhf, style, sweep, theory, tokens, training
+
+STEPS = [1, 2, 3, 4]
+RUN = pandas.DataFrame(
+    {"loss": [0.7, 0.6, 0.5, 0.4], "chosen": [0.0, 0.5, 1.0, 1.5], "rejected": [0.0, -1.0, -2.0, -3.0]},
+    index=STEPS,
+).assign(win=[float("nan"), 0.5, float("nan"), 0.8], score=0.5, kl=[0.1, 0.2, 0.3, 0.4], clipped=0.1)
+PARTS = {"weights": 4e9, "Adam": 8e9, "gradients": 2e9, "activations": 3e9, "logits": 1e9}
+CURVES = pandas.DataFrame(
+    [
+        {"beta": beta, "seed": seed, "step": step, "margin": step / beta, "chosen": step, "rejected": -step}
+        | {"heldout_margin": step / 2 if step % 2 else float("nan")}
+        for beta in (0.1, 1.0)
+        for seed in (0, 1)
+        for step in STEPS
+    ]
+)
+QUALITY = pandas.DataFrame(
+    [
+        {"beta": beta, "seed": seed, "step": step, "kl": step / beta, "win": 0.5 + 0.05 * step + 0.02 * seed}
+        | {"win_low": 0.4, "win_high": 0.9, "fluent": 0.9, "facts": 0.8, "on_topic": 0.7, "score": 0.6}
+        for beta in (0.1, 1.0)
+        for seed in (0, 1)
+        for step in STEPS
+    ]
+)
+METHODS = pandas.DataFrame(
+    [
+        {"method": method, "seed": seed, "step": step, "kl": 2.0 * step, "win": 0.6, "learning_rate": 1e-4}
+        | {"beta": coefficient, "kl_coefficient": coefficient, "flipped": 0.1 * step}
+        | {"reward_model_score": 1.0, "score": 0.5 + 0.1 * seed, "score_at_start": 0.2}
+        for method in ("dpo", "online_dpo", "ppo")
+        for seed, coefficient in ((0, 0.0), (1, 0.1))
+        for step in (1, 2)
+    ]
+)
+WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
+FLIPPED = pandas.DataFrame({"win": [0.8, 0.6], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
+REMEDIES = pandas.DataFrame({"steps": [0.6, 0.7], "kl": [0.5, 0.8]}, index=["plain", "smoothed"])
+
+
+def with_seeds(table):
+    lows = {f"{column}_low": table[column] - 0.05 for column in table}
+    return table.assign(**lows, **{f"{column}_high": table[column] + 0.1 for column in table})
+
+
+FIGURES = {
+    "failures.beside": lambda: failures.beside({"right": RUN, "broken": -RUN}, ["loss", "win"], ["loss"]),
+    "failures.patients": lambda: failures.patients({"A": RUN, "B": -RUN}, ["loss", "kl"], ["kl"]),
+    "failures.strips": lambda: failures.strips({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
+    "failures.bars": lambda: failures.bars(pandas.DataFrame({"win rate": [0.9, 0.4], "words": [8, 20]}, ["a", "b"])),
+    "failures.flips": lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES)),
+    "interview.coverage": lambda: interview.coverage(
+        {"loss": [1, 2, 3], "data": [4, 5, 6]}, ["easy", "middle", "hard"]
+    ),
+    "memory.memory_bars": lambda: memory.memory_bars({"full": PARTS, "small": {"weights": 2e9}}, {"T4": 16e9}),
+    "memory.empty_bars": lambda: memory.empty_bars(["full", "small"], {"T4": 16e9}, 20.0, "GB held")[0],
+    "memory.on_each_other": lambda: memory.on_each_other({"TRL": RUN, "ours": RUN}, {"loss": "The loss", "kl": "KL"}),
+    "pair.sigmoid_curve": lambda: pair.sigmoid_curve([(0.0, 0.5), (2.2, 0.9)]),
+    "pair.four_numbers": lambda: pair.four_numbers(-10.0, -14.0, -11.0, -12.5),
+    "pair.beta_panels": lambda: pair.beta_panels(2.2, kinds=("probability", "loss", "path"))[0],
+    "pair.beta_grid": lambda: pair.beta_grid(2.2, betas=(0.1, 1.0)),
+    "rlhf.ppo_curves": lambda: rlhf.ppo_curves(RUN),
+    "rlhf.memory_bars": lambda: rlhf.memory_bars(
+        pandas.DataFrame({"policy": [2, 2], "critic": [1, 0]}, ["PPO", "DPO"])
+    ),
+    "rlhf.settings_strip": lambda: rlhf.settings_strip(METHODS),
+    "rlhf.win_by_kl": lambda: rlhf.win_by_kl(METHODS, presets=(3,)),
+    "rlhf.hacking": lambda: rlhf.hacking(METHODS[METHODS["method"] == "ppo"], start=0.4),
+    "rlhf.ways": lambda: rlhf.ways(WAYS, "win", "win rate", start=0.5),
+    "rlhf.under_noise": lambda: rlhf.under_noise(
+        METHODS, pandas.DataFrame({"reward model": [0.9, 0.8], "implicit reward": [0.8, 0.6]}, index=[0.0, 0.3])
+    ),
+    "sweep.first_steps": lambda: sweep.first_steps(CURVES, until=3),
+    "sweep.by_beta": lambda: sweep.by_beta(QUALITY[QUALITY["step"] == 4]),
+    "sweep.frontier": lambda: sweep.frontier(QUALITY, extra=QUALITY[QUALITY["beta"] == 1.0]),
+    "sweep.lab_axes": lambda: sweep.lab_axes(2, 8, 4)[0],
+    "sweep.lab_grid": lambda: sweep.lab_grid(CURVES, QUALITY, (0.1, 1.0)),
+    "sweep.overfit": lambda: sweep.overfit(CURVES, QUALITY, 0.1),
+    "theory.climb": lambda: theory.climb(range(11), [0.1 * n for n in range(11)], [0.05 * n for n in range(11)]),
+    "theory.closed_forms": lambda: theory.closed_forms(["a", "b"], [0.5, 0.5], {0.1: [0.9, 0.1], 1.0: [0.6, 0.4]}),
+    "theory.implicit_rewards": lambda: theory.implicit_rewards([0.0, 1.0], {0.1: [0.0, 1.0], 1.0: [-0.5, 0.5]}),
+    "theory.preference_shares": lambda: theory.preference_shares([0.5, 1.0, 2.0], [0.6, 0.7, 0.9], example=2),
+    "theory.leash_by_beta": lambda: theory.leash_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
+    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 3, [[0.1, 1]] * 3, (0.1, 0.5, 1.0), [1, 1.1], 3.0),
+    "theory.pull_by_gap": lambda: theory.pull_by_gap((0.1, 0.5, 1.0), (0, 2.2), beta=0.5),
+    "theory.weight_and_loss": lambda: theory.weight_and_loss([0.01, 1, 3], (2.2, 0.0, -1.0), (0.58, 0.13)),
+    "tokens.token_strip": lambda: tokens.token_strip([("chosen", ["A", " b"], [-0.5, -9.0])], title="log-probs"),
+    "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+    "training.training_panels": lambda: training.training_panels(20)[0],
+    "training.log_ratios": lambda: training.log_ratios({"β = 0.1": RUN, "β = 1": RUN}),
+}
+
+
+@functools.cache
+def drawn(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = FIGURES[name]()
+        figure.canvas.draw()
+    return figure
+
+
+def words(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def tick_words(axis, which="y"):
+    return [text.get_text() for text in getattr(axis, f"get_{which}ticklabels")()]
+
+
+def title(axis):
+    return axis.get_title(loc="left")
+
+
+def y_values(line):
+    return list(line.get_ydata())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_without_a_warning(name):
+    assert drawn(name).axes
+
+
+def test_the_list_of_figures_above_is_complete():
+    modules = ("failures", "interview", "memory", "pair", "rlhf", "sweep", "theory", "tokens", "training")
+    makers = ("new_figure(", "panel_grid(", "styled_figure(", "empty_bars(", "lab_axes(")
+    found = {
+        f"{module}.{name}"
+        for module in modules
+        for name, function in inspect.getmembers(import_module(f"toylib.plots.{module}"), inspect.isfunction)
+        if function.__module__ == f"toylib.plots.{module}"
+        and any(maker in inspect.getsource(function) for maker in makers)
+    }
+    assert found == set(FIGURES)
+
+
+# ---- failures and interview ----
+
+
+def test_broken_runs_are_drawn_over_the_right_one():
+    figure = drawn("failures.beside")
+    loss, win = figure.axes
+    assert title(loss) == "loss, log axis" and title(win) == "win rate"
+    assert loss.get_yscale() == "symlog" and win.get_yscale() == "linear"
+    assert y_values(loss.lines[0]) == list(RUN["loss"]) and y_values(win.lines[0]) == [0.5, 0.8]
+    assert win.get_xlim() == (0, 1.04 * 4)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right", "broken"]
+
+
+def test_each_run_has_a_row_of_panels():
+    axes = drawn("failures.patients").axes
+    assert [axis.get_ylabel() for axis in axes] == ["A", "", "B", ""]
+    assert [title(axis) for axis in axes[:2]] == ["loss", "KL, nats (log)"]
+    assert y_values(axes[2].lines[0]) == list(-RUN["loss"])
+
+
+def test_strips_have_one_row_of_dots_per_group():
+    (axis,) = drawn("failures.strips").axes
+    assert tick_words(axis) == ["right", "dropout"] and axis.get_xlabel() == "Δ, nats"
+    assert list(axis.lines[1].get_xdata()) == [-0.1, 0.2] and y_values(axis.lines[1]) == [-1, -1]
+
+
+def test_bars_have_their_values_beside_them():
+    share, count = drawn("failures.bars").axes
+    assert [bar.get_width() for bar in share.patches] == [0.9, 0.4] and words(share) == ["0.90", "0.40"]
+    assert (title(share), title(count)) == ("win rate", "words") and tick_words(share) == ["a", "b"]
+    assert list(share.get_xticks()) == [0, 0.5, 1] and count.get_xlim() == (0, 25)
+
+
+def test_flipped_labels_and_remedies_share_a_scale():
+    left, steps, kl = drawn("failures.flips").axes
+    assert y_values(left.lines[0]) == [0.8, 0.6] and list(left.lines[0].get_xdata()) == [0, 30]
+    assert tick_words(steps) == ["plain", "smoothed"] and not any(tick_words(kl))
+    assert steps.get_xlim() == kl.get_xlim() and steps.get_ylim() == (0.6 - 2, 0.6)
+
+
+def test_cards_are_counted():
+    (axis,) = drawn("interview.coverage").axes
+    assert [bar.get_width() for bar in axis.patches] == [1, 2, 3, 4, 5, 6] and words(axis) == list("123456")
+    assert axis.get_title(loc="left").startswith("21 cards") and tick_words(axis) == ["loss", "data"]
+
+
+# ---- memory ----
+
+
+def test_memory_bars_end_at_the_peak():
+    figure = drawn("memory.memory_bars")
+    (axis,) = figure.axes
+    widths = [bar.get_width() for bar in axis.patches]
+    assert sum(widths[: len(widths) // 2]) == pytest.approx(16) and sum(widths[len(widths) // 2 :]) == pytest.approx(2)
+    assert " T4" in words(axis) and "16.0" in words(axis) and tick_words(axis) == ["full", "small"]
+    empty = drawn("memory.empty_bars").axes[0]
+    assert {bar.get_width() for bar in empty.patches} == {0} and empty.get_xlim() == (0, 20)
+
+
+def test_curves_that_should_be_one_lie_on_each_other():
+    loss, kl = drawn("memory.on_each_other").axes
+    assert (title(loss), title(kl)) == ("The loss", "KL")
+    assert y_values(loss.lines[0]) == y_values(loss.lines[1]) and loss.lines[0].get_linewidth() == 6
+    assert y_values(loss.lines[2]) == [math.log(2)] * 2 and len(kl.lines) == 2
+
+
+# ---- one pair ----
+
+
+def test_sigmoid_marks_are_named():
+    (axis,) = drawn("pair.sigmoid_curve").axes
+    assert words(axis) == ["σ(0) = 0.50", "σ(2.2) = 0.90"] and axis.get_xlim() == (-5, 5)
+
+
+def test_four_numbers_give_two_log_ratios_and_the_margin():
+    left, right = drawn("pair.four_numbers").axes
+    assert [word for word in words(right) if word] == ["+1.0", "−1.5", "Δ = 2.5"]
+    assert [word for word in words(left) if word][:2] == ["reference\n−11.0", "policy\n−10.0"]
+    assert left.get_xlim() == (-14.6, -9.4) and right.get_xlim() == (-1.9, 1.4)
+
+
+def test_beta_panels_and_the_grid_show_the_pair():
+    axes = drawn("pair.beta_panels").axes
+    assert [title(axis) for axis in axes] == [pair.KINDS[kind][1] for kind in ("probability", "loss", "path")]
+    assert axes[0].get_xlim() == (-6, 6) and axes[2].get_xscale() == "log"
+    grid = drawn("pair.beta_grid").axes
+    assert [axis.get_title() or title(axis) for axis in grid[:2]] == ["β = 0.1", "β = 1"]
+    assert words(grid[1])[0] == f"{1 / (1 + math.exp(-2.2)):.4f}"
+
+
+# ---- DPO, online DPO and PPO ----
+
+
+def test_ppo_curves_and_the_memory_of_methods():
+    score, kl, clipped = drawn("rlhf.ppo_curves").axes
+    assert y_values(kl.lines[0]) == list(RUN["kl"]) and title(clipped) == "share clipped" and title(score)
+    (axis,) = drawn("rlhf.memory_bars").axes
+    assert words(axis) == ["3.0", "2.0"] and axis.get_xlim() == (0, 1.45 * 3)
+
+
+def test_every_setting_and_its_weaker_leash():
+    (axis,) = drawn("rlhf.settings_strip").axes
+    assert tick_words(axis, "x") == ["DPO\n1e-4", "online DPO\n1e-4", "PPO\n1e-4"] and axis.get_ylim() == (0, 1)
+    assert [line.get_markerfacecolor() == "none" for line in axis.lines[:4]] == [True, True, False, False]
+
+
+def test_win_rate_against_kl_starts_at_the_reference():
+    (axis,) = drawn("rlhf.win_by_kl").axes
+    assert list(axis.lines[0].get_xdata()) == [0, 2, 4] and y_values(axis.lines[0]) == [0.5, 0.6, 0.6]
+    assert words(axis) == ["KL = 3"] and len(axis.get_legend().get_texts()) == 3
+
+
+def test_hacking_has_one_legend_entry_per_kind_of_run():
+    paid, wanted = drawn("rlhf.hacking").axes
+    assert {text.get_text() for text in wanted.get_legend().get_texts()} == {"with the KL term", "without"}
+    assert y_values(paid.lines[0]) == [0.2, 1, 1] and y_values(wanted.lines[0]) == [0.4, 0.5, 0.5]
+
+
+def test_ways_are_means_with_seeds():
+    (axis,) = drawn("rlhf.ways").axes
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.7, 0.5, 0.4])
+    assert tick_words(axis) == ["PPO: 0.70", "online DPO: 0.50", "DPO on pairs: 0.40"]
+    assert title(axis) == "win rate" and "before" in words(axis)
+
+
+def test_noise_is_drawn_for_methods_and_rewards():
+    left, right = drawn("rlhf.under_noise").axes
+    assert list(left.lines[0].get_xdata()) == [10, 20] and y_values(right.lines[0]) == [0.9, 0.8]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["reward model", "implicit reward"]
+
+
+# ---- the sweep over β ----
+
+
+def test_sweep_figures_average_over_seeds():
+    (first,) = drawn("sweep.first_steps").axes
+    assert y_values(first.lines[0]) == [10, 20, 30] and words(first) == ["β = 1", "β = 0.1"]
+    kl, win, shares = drawn("sweep.by_beta").axes
+    assert y_values(kl.lines[0]) == [40, 4] and y_values(win.lines[0]) == pytest.approx([0.71, 0.71])
+    assert [text.get_text() for text in shares.get_legend().get_texts()] == ["fluent", "facts right", "on topic"]
+
+
+def test_paths_through_kl_and_win_rate():
+    (axis,) = drawn("sweep.frontier").axes
+    assert list(axis.lines[0].get_xdata()) == [10, 20, 30, 40] and words(axis) == ["β = 0.1", "β = 1"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["yours, β = 1"]
+    above = drawn("sweep.lab_grid").axes[0]
+    assert title(above) == "β = 0.1" and y_values(above.lines[1]) == STEPS
+    assert len(drawn("sweep.lab_axes").axes) == 4
+    left, right = drawn("sweep.overfit").axes
+    assert y_values(left.lines[1]) == [0.5, 1.5] and right.get_ylim() == (0, 1.05)
+
+
+# ---- theory ----
+
+
+def test_theory_figures_draw_their_numbers():
+    (axis,) = drawn("theory.climb").axes
+    assert y_values(axis.lines[2]) == pytest.approx([0.05 * n for n in range(11)]) and len(axis.texts) == 3
+    low, high = drawn("theory.closed_forms").axes
+    assert [bar.get_width() for bar in low.patches] == [0.9, 0.1, 0.5, 0.5] and title(high) == "β = 1"
+    assert tick_words(low) == ["a", "b"]
+    (axis,) = drawn("theory.implicit_rewards").axes
+    assert words(axis) == ["  β = 0.1", "  β = 1", "equal"] and axis.get_xlim() == (-1.8, 2.7)
+    (axis,) = drawn("theory.preference_shares").axes
+    assert y_values(axis.lines[1]) == [0.6, 0.7, 0.9] and list(axis.lines[2].get_xdata()) == [2.0]
+
+
+def test_figures_of_beta_have_logarithmic_axes_and_named_lines():
+    (axis,) = drawn("theory.leash_by_beta").axes
+    assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["0.1", "0.5", "1", "5", "20"]
+    gaps, kls = drawn("theory.no_end").axes
+    assert gaps.get_yscale() == kls.get_yscale() == "log" and len(gaps.lines) == 4 and len(kls.lines) == 4
+    (axis,) = drawn("theory.pull_by_gap").axes
+    assert words(axis) == ["0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
+    weight, loss = drawn("theory.weight_and_loss").axes
+    assert words(weight) == ["peak at β = 0.58"] and loss.lines[2].get_label() == "Δ = −1"
+
+
+# ---- tokens and training ----
+
+
+def test_a_token_strip_shows_tokens_and_their_values():
+    (axis,) = drawn("tokens.token_strip").axes
+    assert words(axis) == ["chosen", "A", "-0.50", "␣b", "-9.00"] and title(axis) == "log-probs"
+    figure = tokens.token_strip([("Δ", ["A", "B", "C"], [1.0, -2.0, 0.0])], difference=True)
+    assert words(figure.axes[0])[2::2] == ["▲ +1.00", "▼ −2.00", "0.00"]
+
+
+def test_the_data_flow_ends_in_the_loss_of_the_pair():
+    (axis,) = drawn("tokens.data_flow").axes
+    shown = "\n".join(words(axis))
+    assert "chosen: It ships.      rejected: No idea." in shown and "margin Δ = 2.50" in shown
+    assert f"= {math.log(1 + math.exp(-1.25)):.4f}" in shown and "log πref(rejected) = −12.50" in shown
+
+
+def test_training_panels_and_log_ratios():
+    axes = drawn("training.training_panels").axes
+    assert [title(axis) for axis in axes[:5]] == [name for name, _, _ in training.PANELS]
+    assert {axis.get_xlim() for axis in axes[:5]} == {(0, 1.02 * 20)}
+    first, second = drawn("training.log_ratios").axes
+    assert (title(first), title(second)) == ("β = 0.1", "β = 1") and first.get_ylim() == second.get_ylim()
+    assert y_values(first.lines[0]) == list(RUN["chosen"])
+
+
+def test_pictures_have_few_colours():
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = Image.open(BytesIO(plots.png(style.new_figure()[0])))
+    assert picture.format == "PNG" and len(picture.getcolors()) <= 48
+
+
+# ---- text is text ----
+
+ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
+
+
+@pytest.mark.parametrize("text", ["$", "$$", "$\\frac{$", "\\$5 or $6", ODD])
+def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
+    table = pandas.DataFrame({text: [1.0, 2.0]}, index=[text, "b"])
+    made = [
+        lambda: failures.beside({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
+        lambda: failures.patients({text: RUN}, ["loss"]),
+        lambda: failures.strips({text: [0, 1]}, text),
+        lambda: failures.bars(table),
+        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"plain": text}))),
+        lambda: interview.coverage({text: [1, 2, 3]}, [text, "b", "c"]),
+        lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
+        lambda: memory.on_each_other({text: RUN}, {"kl": text}),
+        lambda: rlhf.memory_bars(table),
+        lambda: rlhf.ways(WAYS.replace("DPO on pairs", f"DPO on {text}"), "win", text),
+        lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),
+        lambda: tokens.token_strip([(text, [text, "\n"], [-1.0, -2.0])], title=text),
+        lambda: tokens.data_flow(text, "two\nlines", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+        lambda: training.log_ratios({text: RUN}),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in made:
+            figure().canvas.draw()
+    assert style.plain("a$b\tc\ud800") == "a\\$b⇥c\ufffd" and style.plain("β: 0.5\n−1") == "β: 0.5\n−1"
