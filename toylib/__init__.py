@@ -1,4 +1,4 @@
-"""toylib: Direct Preference Optimization, small enough to read in an evening.
+"""toylib: Direct Preference Optimization, with a core that one reads in an evening.
 
 The core is ten files. Read them in this order: loss, logps, reference, preferences, tokens, models, train, replies, claims.
 Five folders use it: `plots` and `widgets` draw, `evaluation` says what replies are worth, `engine` trains your own model
