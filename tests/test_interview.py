@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from html.parser import HTMLParser
 
 import ipywidgets
 import pytest
@@ -347,13 +348,13 @@ def test_no_two_slips_make_the_same_number(setting):
     with torch.no_grad():
         two = [[sequence_logps(m, **batch, average=a).chunk(2) for m in (policy, reference)] for a in (False, True)]
         slips = [
-            {"right": sequence_logps(policy, **batch), **interview._wrong_logps(policy, **batch)},
-            {"right": losses_of(policy, reference, batch)(0.3).mean(), **interview._wrong_losses(*two, 0.3)},
+            {"right": sequence_logps(policy, **batch), **answers._wrong_logps(policy, **batch)},
+            {"right": losses_of(policy, reference, batch)(0.3).mean(), **answers._wrong_losses(*two, 0.3)},
         ]
     for values in slips:
         names = list(values)
         for n, one in enumerate(names):
-            assert not [other for other in names[n + 1 :] if interview._close(values[one], values[other])], one
+            assert not [other for other in names[n + 1 :] if answers._close(values[one], values[other])], one
 
 
 def test_the_notebook_is_committed_unanswered_and_its_solution_is_right(setting):
@@ -578,6 +579,73 @@ def test_what_stands_in_a_card_is_shown_as_text():
     assert widgets_interview.as_html(text) == (
         '<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z" target="_blank" rel="noopener" style="text-decoration: underline">x</a>'
     )
+
+
+HOSTILE = (
+    "<b onmouseover=alert(1)>x</b>",
+    "<b><img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    '[x](y"onmouseover="alert(1))',
+    "[x](javascript:alert`1`)",
+    "[<img/src=x>](y'><script>)",
+    "`<svg onload=alert(1)>`",
+    "**<i onclick=alert(1)>**",
+    "\x000\x00 `code` \x007\x00",
+)
+UNSAFE = (
+    "javascript:alert(1)",
+    "JavaScript:alert(1)",
+    " javascript:alert(1)",
+    "java\tscript:alert(1)",
+    "\x01javascript:alert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    "vbscript:x",
+    "file:///etc/passwd",
+)
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would make of HTML: the tags and their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
+    card = Card(text, "hard", text, text, f"{text}\n\n{text}", (Evidence(text, text, ()),), text, "")
+    one = Interview([card], 4, None, seed=0)
+    asked = widgets_interview.question_html(one)
+    one.show()
+    answered = widgets_interview.answer_html(card)
+    one.grade(GRADES[2])
+    tags = Tags(asked + answered + widgets_interview.review_html(one)).found
+    assert {tag for tag, _ in tags} <= {"div", "p", "b", "i", "code", "a", "ul", "li"}
+    assert {name for _, attrs in tags for name in attrs} <= {"style", "aria-live", "href", "target", "rel"}
+    assert not [attrs for _, attrs in tags if "script:" in attrs.get("href", "").lower()]
+
+
+@pytest.mark.parametrize("address", UNSAFE)
+def test_a_link_elsewhere_than_to_a_page_is_only_its_label(address):
+    assert widgets_interview.link_html("label", address) == "label"
+    assert not [tag for tag, _ in Tags(widgets_interview.as_html(f"[x]({address})")).found if tag == "a"]
+
+
+@pytest.mark.parametrize("address", ["https://a.b/c?d=1&e:f", "HTTP://a", "#a:b", "y.ipynb#z's", "../y", "/y:z", "?q"])
+def test_a_link_to_a_page_keeps_its_address(address):
+    ((tag, attrs),) = Tags(widgets_interview.as_html(f"[x]({address})")).found
+    assert tag == "a" and attrs["href"] == address
+
+
+def test_stars_in_code_and_addresses_are_no_emphasis():
+    assert widgets_interview.as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <b><code>x</code></b>"
+    assert 'href="y_*z*_"' in widgets_interview.as_html("[x](y_*z*_)")
 
 
 def test_the_star_of_an_optimum_is_no_emphasis():

@@ -16,6 +16,8 @@ LEVELS = tuple(SECONDS)
 GRADES = ("I had it", "partly", "not yet")
 COUNTS = (4, 8, 12)
 LINK = 'target="_blank" rel="noopener" style="text-decoration: underline"'
+# http(s), or no colon before the first / ? #: relative. No blanks or control characters, which browsers skip in a scheme.
+ADDRESS = re.compile(r"https?://[^\x00-\x20]+|[^:/?#\x00-\x20]*([/?#][^\x00-\x20]*)?", re.IGNORECASE)
 
 
 class Interview:
@@ -144,7 +146,8 @@ def question_html(interview) -> str:
         return '<p aria-live="polite"><b>That was it.</b></p>'
     card, number = interview.card, len(interview.graded) + 1
     follows = interview.graded and interview.graded[-1][0].follow_up == card.question
-    where = f"{number} of {interview.count} · {card.group} · {card.level}" + (" · follow-up" if follows else "")
+    where = f"{number} of {interview.count} · {html.escape(card.group)} · {html.escape(card.level)}"
+    where += " · follow-up" if follows else ""
     return (
         f'<div aria-live="polite"><p style="margin: 8px 0 0; opacity: .75">{where}</p>'
         f'<p style="font-size: 1.25em; line-height: 1.3; margin: 4px 0 8px"><b>{as_html(card.question)}</b></p></div>'
@@ -194,10 +197,12 @@ def minutes(seconds) -> str:
 
 
 def answer_html(card) -> str:
-    flag = '<b style="color: #D55E00">A weak answer:</b>'
-    parts = [*card.answer.split("\n\n"), f"<b>Evidence:</b> {links_html(card)}", f"{flag} {as_html(card.weak)}"]
-    shown = "".join(f"<p>{part if part.startswith('<b') else as_html(part)}</p>" for part in parts)
-    return f'<div style="line-height: 1.45" aria-live="polite">{shown}<p>How was yours?</p></div>'
+    """Return a card's answer, its evidence and its weak answer. All that the card says is shown as text."""
+    parts = [as_html(part) for part in card.answer.split("\n\n")]
+    parts += [f"<b>Evidence:</b> {links_html(card)}"]
+    parts += [f'<b style="color: #D55E00">A weak answer:</b> {as_html(card.weak)}', "How was yours?"]
+    shown = "".join(f"<p>{part}</p>" for part in parts)
+    return f'<div style="line-height: 1.45" aria-live="polite">{shown}</div>'
 
 
 def review_html(interview) -> str:
@@ -217,16 +222,30 @@ def review_html(interview) -> str:
 
 
 def links_html(card) -> str:
-    return "; ".join(f'<a href="{html.escape(one.address)}" {LINK}>{as_html(one.label)}</a>' for one in card.evidence)
+    """Return the links to a card's evidence."""
+    return "; ".join(link_html(as_html(one.label), one.address) for one in card.evidence)
+
+
+def link_html(label, address) -> str:
+    """Return a link with the HTML `label`, or only the label where the address is not http(s), relative or a #fragment."""
+    return f'<a href="{html.escape(address)}" {LINK}>{label}</a>' if ADDRESS.fullmatch(address) else label
 
 
 def as_html(text) -> str:
-    """The little markdown that cards use: `code`, **bold**, *italic* and links."""
-    text = html.escape(text, quote=False)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+    """Return the little Markdown that cards use as HTML: `code`, **bold**, *italic* and links. All else is text."""
+    finished = []  # code and links: nothing in them is emphasis
+
+    def set_aside(match):
+        code, label, address = match.groups()
+        finished.append(
+            f"<code>{html.escape(code, quote=False)}</code>" if code else link_html(as_html(label), address)
+        )
+        return f"\0{len(finished) - 1}\0"
+
+    text = re.sub(r"`([^`]+)`|\[([^\]]+)\]\(([^)\s]+)\)", set_aside, text.replace("\0", ""))
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text, quote=False))
     text = re.sub(r"(?<!\w)\*(\S.*?)\*(?!\w)", r"<i>\1</i>", text)  # not the star of π*
-    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", rf'<a href="\2" {LINK}>\1</a>', text)
+    return re.sub(r"\0(\d+)\0", lambda match: finished[int(match[1])], text)
 
 
 def groups_of(cards) -> list[str]:
