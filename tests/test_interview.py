@@ -503,6 +503,15 @@ def test_an_interview_from_start_to_review(shown):
     assert page.box.interview.graded == [] and "1 of 4" in page.text()
 
 
+def test_the_level_menu_starts_at_all_levels(shown):
+    page = Page(shown)
+    assert (page.level.index, page.level.label) == (0, "all levels")
+    assert None not in [value for _, value in page.level.options]  # it is "nothing selected" in some kernels
+    page.count.value = 12
+    page.start.click()
+    assert {card.level for card in (page.box.interview.card, *page.box.interview.to_come)} == set(LEVELS)
+
+
 def test_a_level_can_be_chosen_and_a_perfect_interview_has_nothing_to_review(shown):
     page = Page(shown)
     page.level.value, page.count.value = "hard", 8

@@ -80,7 +80,9 @@ def mock_interview(cards, seed=None) -> None:
     import ipywidgets
 
     wide = {"width": "100%", "max_width": "760px"}
-    level = ipywidgets.Dropdown(options=[("all levels", None), *((one, one) for one in LEVELS)], description="level")
+    # The value is not None: ipywidgets takes that for "nothing selected", depending on the order of a set.
+    levels = [("all levels", "all"), *((one, one) for one in LEVELS)]
+    level = ipywidgets.Dropdown(options=levels, value="all", description="level")
     count = ipywidgets.Dropdown(options=[(f"{n} questions", n) for n in COUNTS], value=8, description="length")
     start, show = (ipywidgets.Button(description=words) for words in ("Start", "Show the answer"))
     grades = [ipywidgets.Button(description=words) for words in GRADES]
@@ -109,7 +111,7 @@ def mock_interview(cards, seed=None) -> None:
         start.description = "Start again" if interview else "Start"
 
     def on_start(_):
-        box.interview = Interview(cards, count.value, level.value, seed)
+        box.interview = Interview(cards, count.value, None if level.value == "all" else level.value, seed)
         refresh()
         focus(show)
 
