@@ -42,7 +42,7 @@ def shown(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(IPython.display, "display", display)
-    monkeypatch.setattr(widgets, "REST", 0)
+    monkeypatch.setattr(widgets, "SECONDS_BETWEEN_MOVES", 0)
     monkeypatch.setattr(plots_pair, "beta_grid", still)
     monkeypatch.setattr(plots, "png", png)
     return calls
@@ -272,6 +272,47 @@ def test_running_a_cell_again_closes_what_its_last_run_showed(monkeypatch, shown
     assert not observers(first) and not observers(second)
     assert observers(again) and observers(elsewhere)
     assert len(set(known_widgets()) - none) == 2 * of_one  # two closed to the last layout and link, one made
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (
+            {"metadata": {"cellId": "a"}, "content": {"code": "x"}},
+            {"metadata": {"cellId": "b"}, "content": {"code": "x"}},
+        ),
+        ({"metadata": {}, "content": {"code": "x"}}, {"metadata": {}, "content": {"code": "y"}}),
+        ({"metadata": {"cellId": None}, "content": {"code": "x"}}, {"content": {"code": "y"}}),
+    ],
+    ids=["JupyterLab", "nbclassic", "a cell id that is empty"],
+)
+def test_a_cell_is_known_again_with_and_without_an_id(monkeypatch, shown, first, second):
+    import IPython
+
+    class Shell:
+        parent_header = None
+
+    def run(cell, number):
+        Shell.parent_header = cell | {"header": {"msg_id": number}}
+        return explorer(shown)[0]
+
+    monkeypatch.setattr(widgets, "_open", {})
+    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    none = set(known_widgets())
+    one, same_run, elsewhere = run(first, "1"), run(first, "1"), run(second, "2")
+    assert all(map(observers, (one, same_run, elsewhere)))
+    open_now = len(set(known_widgets()) - none)
+    again = run(first, "3")
+    assert not observers(one) and not observers(same_run) and observers(again) and observers(elsewhere)
+    assert len(set(known_widgets()) - none) == open_now * 2 // 3
+    run(first, "4")
+    assert len(set(known_widgets()) - none) == open_now * 2 // 3
+
+
+def test_outside_a_notebook_a_figure_replaces_the_one_that_shows_the_same(monkeypatch, shown):
+    monkeypatch.setattr(widgets, "_open", {})
+    first, other, again = explorer(shown)[0], explorer(shown, -0.6, 1.4)[0], explorer(shown)[0]
+    assert not observers(first) and observers(other) and observers(again)
 
 
 # ---- curves that draw while training runs ----

@@ -14,8 +14,8 @@ import time
 from toylib import plots
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-REST = 0.1  # seconds until the page, which waits for the answer, tells of the next move: its time goes to drawing
-_open: dict[str, tuple[str, list]] = {}  # notebook cell -> the run of it that made the live figures in the list
+SECONDS_BETWEEN_MOVES = 0.1  # the page waits for the answer to one move before it sends the next, and draws meanwhile
+_open: dict[str, tuple[str, list]] = {}  # notebook cell -> its last run and the live figures which that run made
 
 
 def live_figure(figure, artists, update, slider):
@@ -56,7 +56,7 @@ def live_figure(figure, artists, update, slider):
 
     def speak(change):
         spoken.value = texts[change["new"]]
-        time.sleep(REST)
+        time.sleep(SECONDS_BETWEEN_MOVES)
 
     slider.observe(speak, names="index")
     box = ipywidgets.VBox([slider, spoken, frames, look])
@@ -125,13 +125,13 @@ def show_live(box, picture: bytes, alt: str) -> None:
     from IPython.display import display
 
     cell, run = _cell_and_run()
-    if cell:
-        last_run, boxes = _open.get(cell, (run, []))
-        if last_run != run:
-            for old in boxes:
-                close(old)
-            boxes = []
-        _open[cell] = (run, [*boxes, box])
+    cell = cell or alt  # outside a notebook a figure replaces the one before that shows the same
+    last_run, boxes = _open.get(cell, (run, []))
+    if last_run != run or not run:
+        for old in boxes:
+            close(old)
+        boxes = []
+    _open[cell] = (run, [*boxes, box])
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     bundle = {WIDGET_VIEW: view, "image/png": picture, "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
@@ -154,8 +154,12 @@ def readout(*entries) -> str:
 
 
 def _cell_and_run() -> tuple[str, str]:
-    """Ids of the notebook cell that is being run and of this run of it; "" for the cell where the frontend names none."""
+    """Return ids of the running notebook cell and of this run of it, each "" where there is none.
+
+    JupyterLab names the cell. The code of the cell stands for it in frontends that do not, such as nbclassic.
+    """
     from IPython import get_ipython
 
     message = getattr(get_ipython(), "parent_header", None) or {}
-    return message.get("metadata", {}).get("cellId", ""), message.get("header", {}).get("msg_id", "")
+    cell = message.get("metadata", {}).get("cellId") or message.get("content", {}).get("code", "")
+    return cell, message.get("header", {}).get("msg_id", "")
