@@ -19,6 +19,7 @@ from toylib.plots import pair as plots_pair
 from toylib.plots import training as plots_training
 from toylib.plots.tokens import token_strip
 from toylib.widgets import beta_explorer as widgets_pair
+from toylib.widgets import beta_lab
 from toylib.widgets import live as widgets
 from toylib.widgets.training import watch_training
 
@@ -251,6 +252,31 @@ def test_works_where_there_is_no_notebook(capsys):
 def test_bad_numbers_are_refused_in_one_sentence(bad):
     with pytest.raises(ValueError, match="must be"):
         widgets_pair.beta_explorer(**bad)
+
+
+# ---- the replies in the β lab ----
+
+
+def test_a_reply_of_one_long_word_does_not_stretch_the_table():
+    replies = pd.DataFrame({"prompt": ["Customer: hi\nAgent:"] * 2, "reply": ["x" * 400, " "]})
+    table = beta_lab.reply_table(replies)
+    style = re.match(r'<table style="([^"]+)"', table).group(1)
+    assert {"table-layout: fixed", "width: 100%", "overflow-wrap: anywhere"} <= set(style.split("; "))
+    assert table.count(">hi</td>") == 2 and f"<td>{'x' * 400}</td>" in table and "<td>(nothing)</td>" in table
+
+
+@pytest.mark.parametrize(
+    "reply, shown_as",
+    [
+        ("a\tb\r\nc", "a b c"),
+        ("\x1b[31mred\x1b[0m", "\ufffd[31mred\ufffd[0m"),
+        ("a\x00b\x85c\u202ed", "a\ufffdb c\ufffdd"),
+        ("<b onclick=x>&", "&lt;b onclick=x&gt;&amp;"),
+        ("שלום $x$", "שלום $x$"),
+    ],
+)
+def test_control_characters_in_a_reply_are_harmless(reply, shown_as):
+    assert f"<td>{shown_as}</td>" in beta_lab.reply_table(pd.DataFrame({"prompt": ["hi"], "reply": [reply]}))
 
 
 # ---- running the cell again ----
