@@ -32,6 +32,7 @@ from toylib.labs.interview import (
     read_cards,
     read_sentences,
 )
+from toylib.widgets import interview_html
 from toylib.widgets import live as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
@@ -496,9 +497,9 @@ def test_an_interview_from_start_to_review(shown):
     assert "I had it: 1, partly: 1, not yet: 2." in page.text()
     missed = [card for card, grade, _ in page.box.interview.graded if grade != GRADES[0]]
     for card in missed:
-        assert widgets_interview.as_html(card.question) in page.answer.value
-        assert widgets_interview.links_html(card) in page.answer.value
-    assert widgets_interview.as_html(page.box.interview.graded[0][0].question) not in page.answer.value
+        assert interview_html.as_html(card.question) in page.answer.value
+        assert interview_html.links_html(card) in page.answer.value
+    assert interview_html.as_html(page.box.interview.graded[0][0].question) not in page.answer.value
     page.start.click()
     assert page.box.interview.graded == [] and "1 of 4" in page.text()
 
@@ -549,7 +550,7 @@ def test_answers_over_time_are_said_at_the_end(shown, monkeypatch):
         now[0] += 130 if page.box.interview.card is slow else 5
         page.show.click()
         page.grades[1].click()
-    assert f"Over time: {widgets_interview.as_html(slow.question)}</p>" in page.answer.value
+    assert f"Over time: {interview_html.as_html(slow.question)}</p>" in page.answer.value
 
 
 def test_running_the_cell_again_leaves_nothing_of_the_old_interview(shown, monkeypatch):
@@ -585,7 +586,7 @@ def test_one_output_holds_the_widget_the_picture_and_the_words(shown):
 
 def test_what_stands_in_a_card_is_shown_as_text():
     text = "`a < b` & **bold** *soft* [x](y.ipynb#z)"
-    assert widgets_interview.as_html(text) == (
+    assert interview_html.as_html(text) == (
         '<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z" target="_blank" rel="noopener" style="text-decoration: underline">x</a>'
     )
 
@@ -630,11 +631,11 @@ class Tags(HTMLParser):
 def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
     card = Card(text, "hard", text, text, f"{text}\n\n{text}", (Evidence(text, text, ()),), text, "")
     one = Interview([card], 4, None, seed=0)
-    asked = widgets_interview.question_html(one)
+    asked = interview_html.question_html(one)
     one.show()
-    answered = widgets_interview.answer_html(card)
+    answered = interview_html.answer_html(card)
     one.grade(GRADES[2])
-    tags = Tags(asked + answered + widgets_interview.review_html(one)).found
+    tags = Tags(asked + answered + interview_html.review_html(one)).found
     assert {tag for tag, _ in tags} <= {"div", "p", "b", "i", "code", "a", "ul", "li"}
     assert {name for _, attrs in tags for name in attrs} <= {"style", "aria-live", "href", "target", "rel"}
     assert not [attrs for _, attrs in tags if "script:" in attrs.get("href", "").lower()]
@@ -642,20 +643,20 @@ def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
 
 @pytest.mark.parametrize("address", UNSAFE)
 def test_a_link_elsewhere_than_to_a_page_is_only_its_label(address):
-    assert widgets_interview.link_html("label", address) == "label"
-    assert not [tag for tag, _ in Tags(widgets_interview.as_html(f"[x]({address})")).found if tag == "a"]
+    assert interview_html.link_html("label", address) == "label"
+    assert not [tag for tag, _ in Tags(interview_html.as_html(f"[x]({address})")).found if tag == "a"]
 
 
 @pytest.mark.parametrize("address", ["https://a.b/c?d=1&e:f", "HTTP://a", "#a:b", "y.ipynb#z's", "../y", "/y:z", "?q"])
 def test_a_link_to_a_page_keeps_its_address(address):
-    ((tag, attrs),) = Tags(widgets_interview.as_html(f"[x]({address})")).found
+    ((tag, attrs),) = Tags(interview_html.as_html(f"[x]({address})")).found
     assert tag == "a" and attrs["href"] == address
 
 
 def test_stars_in_code_and_addresses_are_no_emphasis():
-    assert widgets_interview.as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <b><code>x</code></b>"
-    assert 'href="y_*z*_"' in widgets_interview.as_html("[x](y_*z*_)")
+    assert interview_html.as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <b><code>x</code></b>"
+    assert 'href="y_*z*_"' in interview_html.as_html("[x](y_*z*_)")
 
 
 def test_the_star_of_an_optimum_is_no_emphasis():
-    assert widgets_interview.as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"
+    assert interview_html.as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"
