@@ -9,15 +9,15 @@ from toylib import plots
 from toylib.plots import sweep as plots_sweep
 from toylib.widgets.live import live_figure, readout, show_live, slider_for
 
-STATIC = (0.02, 0.1, 0.5, 5.0)  # what the picture for pages without a kernel shows, of these those that were trained
+STATIC = (0.02, 0.1, 0.5, 5.0)  # the picture for pages without a kernel shows those that were trained
 CONTROLS = dict.fromkeys([*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 
 
 def beta_lab(sweep, beta=0.1) -> None:
-    """A slider over the β of a `sweep.Sweep`: log-ratios over the steps, the path through KL and win rate, replies.
+    """Show a slider over the β of a `sweep.Sweep`: log-ratios per step, the path through KL and win rate, and replies.
 
-    Means over seeds; the replies are those of the lowest seed's policy. The static picture shows up to four β side by
-    side. `ValueError` for a `beta` that was not trained.
+    Curves are means over seeds. The replies are those of the lowest seed's policy. The static picture shows up to four
+    β side by side. Raises `ValueError` for a `beta` that was not trained.
     """
     betas = sorted(sweep.quality["beta"].unique())
     if beta not in betas:
@@ -47,7 +47,7 @@ def beta_lab(sweep, beta=0.1) -> None:
 
 
 def describe(beta, curves, path) -> str:
-    """The readout's numbers, as HTML: of the policy after its last step."""
+    """Return the numbers of the policy after its last step, as HTML."""
     last = path.iloc[-1]
     return readout(
         f"β = {beta:g}",
@@ -78,7 +78,7 @@ def shown_text(text) -> str:
 
 
 def sentence(beta, curves, path) -> str:
-    """One β in words, for the alternative text."""
+    """Return one β in words, for the alternative text."""
     last = path.iloc[-1]
     return (
         f"β {beta:g}: log-ratio of chosen {curves['chosen'].iloc[-1]:+.1f}, of rejected {curves['rejected'].iloc[-1]:+.1f}, "
