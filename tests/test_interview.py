@@ -324,7 +324,7 @@ WRONG_LOSSES = [
     (lambda p, q, batch, beta: (1 - (-losses_of(p, q, batch)(beta)).exp()).mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: -(-losses_of(p, q, batch)(beta)).exp().mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).sum(), "summed over the pairs"),
-    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta), "one loss a pair"),
+    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta), "one loss per pair"),
     (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).mean(), "without a gradient"),
     (changed(lambda loss, _: loss + 0.01), "none of the usual slips"),
     (changed(lambda loss, _: loss.item()), "a tensor is wanted"),

@@ -141,5 +141,5 @@ def _wrong_losses(four, means, beta) -> dict[str, torch.Tensor]:
         "Δ is always 0: both log-probs come from one model": loss(0 * delta),
     }
     right = loss(beta * delta)
-    summed = {"summed over the pairs: take the mean": right.sum(), "one loss a pair: take the mean": right}
+    summed = {"summed over the pairs: take the mean": right.sum(), "one loss per pair: take the mean": right}
     return {description: losses.mean() for description, losses in per_pair.items()} | summed
