@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from html.parser import HTMLParser
 
 import ipywidgets
 import pytest
@@ -31,6 +32,7 @@ from toylib.labs.interview import (
     read_cards,
     read_sentences,
 )
+from toylib.widgets import interview_html
 from toylib.widgets import live as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
@@ -322,7 +324,7 @@ WRONG_LOSSES = [
     (lambda p, q, batch, beta: (1 - (-losses_of(p, q, batch)(beta)).exp()).mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: -(-losses_of(p, q, batch)(beta)).exp().mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).sum(), "summed over the pairs"),
-    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta), "one loss a pair"),
+    (lambda p, q, batch, beta: losses_of(p, q, batch)(beta), "one loss per pair"),
     (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).mean(), "without a gradient"),
     (changed(lambda loss, _: loss + 0.01), "none of the usual slips"),
     (changed(lambda loss, _: loss.item()), "a tensor is wanted"),
@@ -495,11 +497,20 @@ def test_an_interview_from_start_to_review(shown):
     assert "I had it: 1, partly: 1, not yet: 2." in page.text()
     missed = [card for card, grade, _ in page.box.interview.graded if grade != GRADES[0]]
     for card in missed:
-        assert widgets_interview.as_html(card.question) in page.answer.value
-        assert widgets_interview.links_html(card) in page.answer.value
-    assert widgets_interview.as_html(page.box.interview.graded[0][0].question) not in page.answer.value
+        assert interview_html.as_html(card.question) in page.answer.value
+        assert interview_html.links_html(card) in page.answer.value
+    assert interview_html.as_html(page.box.interview.graded[0][0].question) not in page.answer.value
     page.start.click()
     assert page.box.interview.graded == [] and "1 of 4" in page.text()
+
+
+def test_the_level_menu_starts_at_all_levels(shown):
+    page = Page(shown)
+    assert (page.level.index, page.level.label) == (0, "all levels")
+    assert None not in [value for _, value in page.level.options]  # it is "nothing selected" in some kernels
+    page.count.value = 12
+    page.start.click()
+    assert {card.level for card in (page.box.interview.card, *page.box.interview.to_come)} == set(LEVELS)
 
 
 def test_a_level_can_be_chosen_and_a_perfect_interview_has_nothing_to_review(shown):
@@ -539,7 +550,7 @@ def test_answers_over_time_are_said_at_the_end(shown, monkeypatch):
         now[0] += 130 if page.box.interview.card is slow else 5
         page.show.click()
         page.grades[1].click()
-    assert f"Over time: {widgets_interview.as_html(slow.question)}</p>" in page.answer.value
+    assert f"Over time: {interview_html.as_html(slow.question)}</p>" in page.answer.value
 
 
 def test_running_the_cell_again_leaves_nothing_of_the_old_interview(shown, monkeypatch):
@@ -575,10 +586,77 @@ def test_one_output_holds_the_widget_the_picture_and_the_words(shown):
 
 def test_what_stands_in_a_card_is_shown_as_text():
     text = "`a < b` & **bold** *soft* [x](y.ipynb#z)"
-    assert widgets_interview.as_html(text) == (
+    assert interview_html.as_html(text) == (
         '<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z" target="_blank" rel="noopener" style="text-decoration: underline">x</a>'
     )
 
 
+HOSTILE = (
+    "<b onmouseover=alert(1)>x</b>",
+    "<b><img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    '[x](y"onmouseover="alert(1))',
+    "[x](javascript:alert`1`)",
+    "[<img/src=x>](y'><script>)",
+    "`<svg onload=alert(1)>`",
+    "**<i onclick=alert(1)>**",
+    "\x000\x00 `code` \x007\x00",
+)
+UNSAFE = (
+    "javascript:alert(1)",
+    "JavaScript:alert(1)",
+    " javascript:alert(1)",
+    "java\tscript:alert(1)",
+    "\x01javascript:alert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    "vbscript:x",
+    "file:///etc/passwd",
+)
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would make of HTML: the tags and their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
+    card = Card(text, "hard", text, text, f"{text}\n\n{text}", (Evidence(text, text, ()),), text, "")
+    one = Interview([card], 4, None, seed=0)
+    asked = interview_html.question_html(one)
+    one.show()
+    answered = interview_html.answer_html(card)
+    one.grade(GRADES[2])
+    tags = Tags(asked + answered + interview_html.review_html(one)).found
+    assert {tag for tag, _ in tags} <= {"div", "p", "b", "i", "code", "a", "ul", "li"}
+    assert {name for _, attrs in tags for name in attrs} <= {"style", "aria-live", "href", "target", "rel"}
+    assert not [attrs for _, attrs in tags if "script:" in attrs.get("href", "").lower()]
+
+
+@pytest.mark.parametrize("address", UNSAFE)
+def test_a_link_elsewhere_than_to_a_page_is_only_its_label(address):
+    assert interview_html.link_html("label", address) == "label"
+    assert not [tag for tag, _ in Tags(interview_html.as_html(f"[x]({address})")).found if tag == "a"]
+
+
+@pytest.mark.parametrize("address", ["https://a.b/c?d=1&e:f", "HTTP://a", "#a:b", "y.ipynb#z's", "../y", "/y:z", "?q"])
+def test_a_link_to_a_page_keeps_its_address(address):
+    ((tag, attrs),) = Tags(interview_html.as_html(f"[x]({address})")).found
+    assert tag == "a" and attrs["href"] == address
+
+
+def test_stars_in_code_and_addresses_are_no_emphasis():
+    assert interview_html.as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <b><code>x</code></b>"
+    assert 'href="y_*z*_"' in interview_html.as_html("[x](y_*z*_)")
+
+
 def test_the_star_of_an_optimum_is_no_emphasis():
-    assert widgets_interview.as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"
+    assert interview_html.as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"

@@ -19,6 +19,7 @@ from toylib.plots import pair as plots_pair
 from toylib.plots import training as plots_training
 from toylib.plots.tokens import token_strip
 from toylib.widgets import beta_explorer as widgets_pair
+from toylib.widgets import beta_lab
 from toylib.widgets import live as widgets
 from toylib.widgets.training import watch_training
 
@@ -42,7 +43,7 @@ def shown(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(IPython.display, "display", display)
-    monkeypatch.setattr(widgets, "REST", 0)
+    monkeypatch.setattr(widgets, "SECONDS_BETWEEN_MOVES", 0)
     monkeypatch.setattr(plots_pair, "beta_grid", still)
     monkeypatch.setattr(plots, "png", png)
     return calls
@@ -253,6 +254,31 @@ def test_bad_numbers_are_refused_in_one_sentence(bad):
         widgets_pair.beta_explorer(**bad)
 
 
+# ---- the replies in the β lab ----
+
+
+def test_a_reply_of_one_long_word_does_not_stretch_the_table():
+    replies = pd.DataFrame({"prompt": ["Customer: hi\nAgent:"] * 2, "reply": ["x" * 400, " "]})
+    table = beta_lab.reply_table(replies)
+    style = re.match(r'<table style="([^"]+)"', table).group(1)
+    assert {"table-layout: fixed", "width: 100%", "overflow-wrap: anywhere"} <= set(style.split("; "))
+    assert table.count(">hi</td>") == 2 and f"<td>{'x' * 400}</td>" in table and "<td>(nothing)</td>" in table
+
+
+@pytest.mark.parametrize(
+    "reply, shown_as",
+    [
+        ("a\tb\r\nc", "a b c"),
+        ("\x1b[31mred\x1b[0m", "\ufffd[31mred\ufffd[0m"),
+        ("a\x00b\x85c\u202ed", "a\ufffdb c\ufffdd"),
+        ("<b onclick=x>&", "&lt;b onclick=x&gt;&amp;"),
+        ("שלום $x$", "שלום $x$"),
+    ],
+)
+def test_control_characters_in_a_reply_are_harmless(reply, shown_as):
+    assert f"<td>{shown_as}</td>" in beta_lab.reply_table(pd.DataFrame({"prompt": ["hi"], "reply": [reply]}))
+
+
 # ---- running the cell again ----
 
 
@@ -272,6 +298,47 @@ def test_running_a_cell_again_closes_what_its_last_run_showed(monkeypatch, shown
     assert not observers(first) and not observers(second)
     assert observers(again) and observers(elsewhere)
     assert len(set(known_widgets()) - none) == 2 * of_one  # two closed to the last layout and link, one made
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (
+            {"metadata": {"cellId": "a"}, "content": {"code": "x"}},
+            {"metadata": {"cellId": "b"}, "content": {"code": "x"}},
+        ),
+        ({"metadata": {}, "content": {"code": "x"}}, {"metadata": {}, "content": {"code": "y"}}),
+        ({"metadata": {"cellId": None}, "content": {"code": "x"}}, {"content": {"code": "y"}}),
+    ],
+    ids=["JupyterLab", "nbclassic", "a cell id that is empty"],
+)
+def test_a_cell_is_known_again_with_and_without_an_id(monkeypatch, shown, first, second):
+    import IPython
+
+    class Shell:
+        parent_header = None
+
+    def run(cell, number):
+        Shell.parent_header = cell | {"header": {"msg_id": number}}
+        return explorer(shown)[0]
+
+    monkeypatch.setattr(widgets, "_open", {})
+    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    none = set(known_widgets())
+    one, same_run, elsewhere = run(first, "1"), run(first, "1"), run(second, "2")
+    assert all(map(observers, (one, same_run, elsewhere)))
+    open_now = len(set(known_widgets()) - none)
+    again = run(first, "3")
+    assert not observers(one) and not observers(same_run) and observers(again) and observers(elsewhere)
+    assert len(set(known_widgets()) - none) == open_now * 2 // 3
+    run(first, "4")
+    assert len(set(known_widgets()) - none) == open_now * 2 // 3
+
+
+def test_outside_a_notebook_a_figure_replaces_the_one_that_shows_the_same(monkeypatch, shown):
+    monkeypatch.setattr(widgets, "_open", {})
+    first, other, again = explorer(shown)[0], explorer(shown, -0.6, 1.4)[0], explorer(shown)[0]
+    assert not observers(first) and observers(other) and observers(again)
 
 
 # ---- curves that draw while training runs ----

@@ -13,9 +13,10 @@ OPEN = "not answered yet"
 
 
 def check_sequence_logps(answer, model, batch) -> str:
-    """A sentence on `answer(model, **batch)`, which should be the log-prob of each row's reply: "✓ …", or what is wrong.
+    """Check `answer(model, **batch)`, which should return the log-prob of each row's reply, of shape (rows,).
 
-    `batch` is from `collate`: `input_ids`, `attention_mask`, `completion_mask`, padded on the right.
+    `batch` is from `collate`: `input_ids`, `attention_mask` and `completion_mask`, padded on the right. Returns one
+    sentence: "✓ right", or what is wrong.
     """
     given = _asked(lambda: answer(model, **batch))
     if isinstance(given, str):
@@ -27,10 +28,11 @@ def check_sequence_logps(answer, model, batch) -> str:
 
 
 def check_dpo_loss(answer, policy, reference, batch, beta=0.3) -> str:
-    """A sentence on `answer(policy, reference, batch, beta)`, the mean DPO loss of a batch: "✓ …", or what is wrong.
+    """Check `answer(policy, reference, batch, beta)`, which should return the mean DPO loss of a batch.
 
-    `batch` is as above, its first half chosen replies and its second half the rejected ones. The reference that `answer`
-    gets is *not* frozen: whether it takes a gradient is one of the things that are checked.
+    `batch` is from `collate`. Its first half has the chosen replies and its second half the rejected ones. The reference
+    that `answer` gets is *not* frozen, because we check whether it gets a gradient. Returns one sentence: "✓ right", or
+    what is wrong.
     """
     policy, reference = copy.deepcopy(policy), copy.deepcopy(reference).requires_grad_(True)
     given = _asked(lambda: answer(policy, reference, batch, beta))
@@ -54,7 +56,7 @@ def check_dpo_loss(answer, policy, reference, batch, beta=0.3) -> str:
 
 
 def _asked(call):
-    """What `call` returns, a tensor, or a sentence where there is nothing to check."""
+    """Return the tensor that `call` returns, or a sentence if there is nothing to check."""
     try:
         given = call()
     except NotImplementedError:
@@ -65,12 +67,13 @@ def _asked(call):
 
 
 def _named(given, right, wrong) -> str:
+    """Return "✓ right", or the description of the mistake in `wrong` (description → its result) that gives this result."""
     value = given.detach()
     if not value.isfinite().all():
         return "nan or inf: use log_softmax and logsigmoid, which do not overflow"
-    same = [said for said, other in {"✓ right": right, **wrong}.items() if _close(value, other)]
-    if same:
-        return same[0]
+    matching = [description for description, other in {"✓ right": right, **wrong}.items() if _close(value, other)]
+    if matching:
+        return matching[0]
     if value.shape != right.shape:
         return f"the shape is {tuple(value.shape)} and should be {tuple(right.shape)}"
     return f"none of the usual slips: {value.flatten()[0]:.4f}, and it should be {right.flatten()[0]:.4f}"
@@ -82,7 +85,7 @@ def _close(value, other):
 
 @torch.no_grad()
 def _wrong_logps(model, input_ids, attention_mask, completion_mask) -> dict[str, torch.Tensor]:
-    """What the usual slips make of a batch, by what one would say of them."""
+    """Return what the usual mistakes give for a batch, by their description."""
     logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
     logps, ids, mask, read = logits.log_softmax(-1), input_ids[:, 1:], completion_mask[:, 1:], attention_mask[:, 1:]
 
@@ -113,6 +116,7 @@ def _wrong_logps(model, input_ids, attention_mask, completion_mask) -> dict[str,
 
 
 def _wrong_losses(four, means, beta) -> dict[str, torch.Tensor]:
+    """Return what the usual mistakes give as loss, by their description, from sums and means of the four log-probs."""
     (chosen, rejected), (ref_chosen, ref_rejected) = four
     up, down = chosen - ref_chosen, rejected - ref_rejected
     (mean_chosen, mean_rejected), (mean_ref_chosen, mean_ref_rejected) = means
@@ -137,5 +141,5 @@ def _wrong_losses(four, means, beta) -> dict[str, torch.Tensor]:
         "Δ is always 0: both log-probs come from one model": loss(0 * delta),
     }
     right = loss(beta * delta)
-    summed = {"summed over the pairs: take the mean": right.sum(), "one loss a pair: take the mean": right}
-    return {said: losses.mean() for said, losses in per_pair.items()} | summed
+    summed = {"summed over the pairs: take the mean": right.sum(), "one loss per pair: take the mean": right}
+    return {description: losses.mean() for description, losses in per_pair.items()} | summed

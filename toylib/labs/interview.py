@@ -26,12 +26,16 @@ LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)(?: \(((?:[CD]\d\d)(?:, [CD]\d\d)*)
 
 
 class Evidence(NamedTuple):
+    """Hold one link to what supports a card or a sentence."""
+
     label: str
     address: str  # file#heading, relative to the notebooks; #heading is in notebook 09 itself
     claims: tuple[str, ...]  # ids that were claimed there
 
 
 class Card(NamedTuple):
+    """Hold one question of the interview with its answer."""
+
     group: str  # one of GROUPS
     level: str  # one of LEVELS
     question: str
@@ -43,12 +47,13 @@ class Card(NamedTuple):
 
 
 def markdown_cells(path) -> list[str]:
+    """Return the text of a notebook's Markdown cells, in order."""
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
 
 
 def evidence_in(markdown) -> tuple[Evidence, ...]:
-    """The links of a text, each with the ids of claims in round brackets after it."""
+    """Return the links of a text, each with the ids of claims that stand in round brackets after it."""
     return tuple(
         Evidence(label, address, tuple(ids.split(", ")) if ids else ())
         for label, address, ids in LINK.findall(markdown)
@@ -56,10 +61,10 @@ def evidence_in(markdown) -> tuple[Evidence, ...]:
 
 
 def read_cards(path) -> list[Card]:
-    """The cards of notebook 09, in its order: the markdown cells under the four group headings.
+    """Load the cards of notebook 09 in its order: the Markdown cells under the four group headings.
 
-    `ValueError` for a cell there that is not a card, a group or level that there is not, a question asked twice, or a
-    follow-up that is no card's question.
+    Raises `ValueError` for a cell there that is not a card, an unknown group or level, a question that is asked twice,
+    or a follow-up that is not the question of another card.
     """
     cards, group = [], None
     for source in markdown_cells(path):
@@ -81,13 +86,18 @@ def read_cards(path) -> list[Card]:
 
 
 class Sentence(NamedTuple):
+    """Hold one sentence to say in an interview."""
+
     text: str
     evidence: tuple[Evidence, ...]
     changed: bool  # not as the source text has it: marked so in the text
 
 
 def read_sentences(path, heading) -> list[Sentence]:
-    """The sentences to say, one a line that begins with `- "`, in the markdown cell whose first heading is `heading`."""
+    """Load the sentences to say from the Markdown cell whose first heading is `heading`.
+
+    Each stands on a line that begins with `- "`. Raises `ValueError` if no cell has the heading.
+    """
     for source in markdown_cells(path):
         if source.lstrip("#").strip().split("\n")[0] == heading:
             lines = [line for line in source.splitlines() if line.startswith('- "')]
@@ -96,7 +106,10 @@ def read_sentences(path, heading) -> list[Sentence]:
 
 
 def is_supported(sentence, claims, path) -> bool:
-    """Whether it has evidence, each link leads to a heading, and each id was claimed (`claims`: of `claimed`) where it leads."""
+    """Return whether a sentence has evidence, each link leads to a heading, and each id was claimed in that notebook.
+
+    `claims` is from `claimed`; `path` is the notebook that has the sentence.
+    """
     path = Path(path)
     for _, address, ids in sentence.evidence:
         name, _, anchor = address.partition("#")
@@ -109,7 +122,7 @@ def is_supported(sentence, claims, path) -> bool:
 
 
 def anchors(path) -> list[str]:
-    """What a link can name in this notebook: its headings as JupyterLab makes ids of them, spaces as dashes."""
+    """Return the anchors of a notebook's headings as JupyterLab makes them: with dashes instead of spaces."""
     text = "\n\n".join(
         re.sub(r"^```.*?^```", "", cell, flags=re.MULTILINE | re.DOTALL) for cell in markdown_cells(path)
     )
@@ -124,14 +137,16 @@ PRINTED = re.compile(r"^✓ ([CD]\d\d)  (.+)$", re.MULTILINE)
 
 
 class Claimed(NamedTuple):
+    """Hold one claim and the notebook that printed it."""
+
     notebook: str  # file name
     text: str
 
 
 def claimed(folder) -> dict[str, list[Claimed]]:
-    """What the notebooks in `folder` claimed when they were last run: id → `Claimed`, in the order of the notebooks.
+    """Return what the notebooks in `folder` claimed when they last ran: id → list of `Claimed`, in notebook order.
 
-    Read from the saved outputs, not from the code: a claim whose cell was not run, or failed, is not in it.
+    This reads the saved outputs, not the code. A claim whose cell failed or did not run is not included.
     """
     found = {}
     for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):

@@ -10,11 +10,11 @@ from toylib.widgets.live import live_figure, readout, show_live, slider_for
 
 
 def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=False) -> None:
-    """A slider for β, 0.01 to 10: what it makes of one pair's Δ, in nats, as a probability and as a DPO loss.
+    """Show a slider for β from 0.01 to 10, with the probability and the DPO loss that it gives for one pair's Δ in nats.
 
-    With `weight` the panels are the loss, the weight β·σ(−βΔ) that the pair's gradient has (DPO paper, section 4), and
-    that weight against β. The static picture shows four β side by side. `ValueError` for a `beta` off the slider, or a
-    Δ that is not finite.
+    With `weight` the panels show the loss, the weight β·σ(−βΔ) of the pair's gradient (DPO paper, section 4), and that
+    weight against β. The static picture shows four β side by side. Raises `ValueError` for a `beta` outside the slider,
+    or a Δ that is not finite.
     """
     delta = chosen_logratio - rejected_logratio
     if not math.isfinite(delta):
@@ -44,6 +44,7 @@ def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=
 
 
 def _beta_alt(delta, betas, weight) -> str:
+    """Return the alternative text: what each β gives for this Δ."""
     rows = []
     for beta in betas:
         probability, loss, pull = plots_pair.pair_values(delta, beta)

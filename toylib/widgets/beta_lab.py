@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import html
+import re
 
 from toylib import plots
 from toylib.plots import sweep as plots_sweep
 from toylib.widgets.live import live_figure, readout, show_live, slider_for
 
-STATIC = (0.02, 0.1, 0.5, 5.0)  # what the picture for pages without a kernel shows, of these those that were trained
+STATIC = (0.02, 0.1, 0.5, 5.0)  # the picture for pages without a kernel shows those that were trained
+CONTROLS = dict.fromkeys([*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 
 
 def beta_lab(sweep, beta=0.1) -> None:
-    """A slider over the β of a `sweep.Sweep`: log-ratios over the steps, the path through KL and win rate, replies.
+    """Show a slider over the β of a `sweep.Sweep`: log-ratios per step, the path through KL and win rate, and replies.
 
-    Means over seeds; the replies are those of the lowest seed's policy. The static picture shows up to four β side by
-    side. `ValueError` for a `beta` that was not trained.
+    Curves are means over seeds. The replies are those of the lowest seed's policy. The static picture shows up to four
+    β side by side. Raises `ValueError` for a `beta` that was not trained.
     """
     betas = sorted(sweep.quality["beta"].unique())
     if beta not in betas:
@@ -45,7 +47,7 @@ def beta_lab(sweep, beta=0.1) -> None:
 
 
 def describe(beta, curves, path) -> str:
-    """The readout's numbers, as HTML: of the policy after its last step."""
+    """Return the numbers of the policy after its last step, as HTML."""
     last = path.iloc[-1]
     return readout(
         f"β = {beta:g}",
@@ -59,19 +61,24 @@ def describe(beta, curves, path) -> str:
 
 
 def reply_table(replies) -> str:
-    """What this policy says to the same customers, as an HTML table."""
+    """Return what this policy says to the same customers, as an HTML table. A long word does not widen it."""
     messages = replies["prompt"].str.removeprefix("Customer: ").str.removesuffix("\nAgent:")
-    cells = (
-        f'<tr><td style="padding: 2px 1em 2px 0; vertical-align: top; width: 40%">{html.escape(prompt)}</td>'
-        f'<td style="vertical-align: top">{html.escape(reply.strip()) or "(nothing)"}</td></tr>'
+    rows = "".join(
+        f'<tr><td style="padding-right: 1em">{shown_text(prompt)}</td><td>{shown_text(reply) or "(nothing)"}</td></tr>'
         for prompt, reply in zip(messages, replies["reply"], strict=True)
     )
-    head = '<tr><th style="text-align: left">Customer</th><th style="text-align: left">Agent, at this β</th></tr>'
-    return f'<table style="line-height: 1.35; margin: 0.6em 0">{head}{"".join(cells)}</table>'
+    head = '<tr style="text-align: left"><th style="width: 40%">Customer</th><th>Agent, at this β</th></tr>'
+    look = "table-layout: fixed; width: 100%; overflow-wrap: anywhere; line-height: 1.35; margin: 0.6em 0"
+    return f'<table style="{look}">{head}<tbody style="vertical-align: top">{rows}</tbody></table>'
+
+
+def shown_text(text) -> str:
+    """Return text as HTML, with a replacement character for each control character other than a blank."""
+    return html.escape(re.sub(r"[^\S ]+", " ", text.strip()).translate(CONTROLS))
 
 
 def sentence(beta, curves, path) -> str:
-    """One β in words, for the alternative text."""
+    """Return one β in words, for the alternative text."""
     last = path.iloc[-1]
     return (
         f"β {beta:g}: log-ratio of chosen {curves['chosen'].iloc[-1]:+.1f}, of rejected {curves['rejected'].iloc[-1]:+.1f}, "

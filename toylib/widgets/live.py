@@ -1,8 +1,8 @@
 """Live figures around `plots`: a slider, a picture that follows it, and a static picture for pages without a kernel.
 
-Only core widgets that ipywidgets 7.7 and 8 share. A figure is laid out once, and what changes is drawn ahead, for every
-position of the slider, as a transparent layer of a few kilobytes. The page itself then changes layers: no way to the
-kernel and back, so the figure keeps up with the hand, also while the kernel is busy training.
+We use only core widgets that ipywidgets 7.7 and 8 share. A figure is laid out once. What changes is drawn in advance for
+every position of the slider, as a transparent layer of a few kilobytes. The page then changes layers without asking the
+kernel, so the figure follows the slider at once, even while the kernel is training.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import time
 from toylib import plots
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-REST = 0.1  # seconds until the page, which waits for the answer, tells of the next move: its time goes to drawing
-_open: dict[str, tuple[str, list]] = {}  # notebook cell -> the run of it that made the live figures in the list
+SECONDS_BETWEEN_MOVES = 0.1  # the page waits for the answer to one move before it sends the next, and draws meanwhile
+_open: dict[str, tuple[str, list]] = {}  # notebook cell -> its last run and the live figures which that run made
 
 
 def live_figure(figure, artists, update, slider):
-    """A `VBox` whose picture of `figure` and whose numbers follow `slider`, a `SelectionSlider`.
+    """Return a `VBox` in which a picture of `figure` and its numbers follow `slider`, a `SelectionSlider`.
 
-    `update(value)` changes `artists`, the only ones that may change, and returns the numbers as HTML; it is called here
-    once for each option of the slider, and not again. It must not touch axis limits: they are part of the background,
-    like everything that is not in `artists`. The numbers stand under the picture, where they cannot push it about; a
-    second copy, unseen, is what a screen reader reads.
+    `update(value)` changes `artists` and returns the numbers as HTML. It is called here once per option of the slider,
+    and not later. It must not change axis limits, because everything that is not in `artists` is drawn only once. The
+    numbers stand under the picture, so that they cannot move it. A screen reader reads a second, invisible copy.
     """
     import ipywidgets
 
@@ -56,7 +55,7 @@ def live_figure(figure, artists, update, slider):
 
     def speak(change):
         spoken.value = texts[change["new"]]
-        time.sleep(REST)
+        time.sleep(SECONDS_BETWEEN_MOVES)
 
     slider.observe(speak, names="index")
     box = ipywidgets.VBox([slider, spoken, frames, look])
@@ -65,7 +64,7 @@ def live_figure(figure, artists, update, slider):
 
 
 def slider_for(figure, values, value, description):
-    """A slider through the numbers `values`, now at `value`, as wide as `figure`: what `live_figure` follows."""
+    """Return a slider through the numbers `values`, set to `value` and as wide as `figure`, for `live_figure`."""
     import ipywidgets
 
     return ipywidgets.SelectionSlider(
@@ -88,7 +87,7 @@ FRAMES_LOOK = """<style>
 
 
 def _laid_out(figure, artists):
-    """The figure's canvas, on it all but the artists; they are left out of every drawing of the figure from here on."""
+    """Return the figure's canvas with all but the artists drawn. Later drawings of the figure leave the artists out too."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -118,27 +117,27 @@ def _data_url(picture) -> str:
 
 
 def show_live(box, picture: bytes, alt: str) -> None:
-    """Display the live `box`; where there is no kernel, on GitHub or in print, the PNG `picture` stands in its place.
+    """Display the live `box`. Without a kernel, on GitHub or in print, the PNG `picture` or the text `alt` replaces it.
 
-    One output with three forms. Running a cell again closes what its last run showed: no dead observers stay behind.
+    Running a cell again closes the figures of its last run, so that no widgets and observers pile up.
     """
     from IPython.display import display
 
     cell, run = _cell_and_run()
-    if cell:
-        last_run, boxes = _open.get(cell, (run, []))
-        if last_run != run:
-            for old in boxes:
-                close(old)
-            boxes = []
-        _open[cell] = (run, [*boxes, box])
+    cell = cell or alt  # outside a notebook a figure replaces the one before that shows the same
+    last_run, boxes = _open.get(cell, (run, []))
+    if last_run != run or not run:
+        for old in boxes:
+            close(old)
+        boxes = []
+    _open[cell] = (run, [*boxes, box])
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     bundle = {WIDGET_VIEW: view, "image/png": picture, "text/plain": alt}
     display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
 def close(box) -> None:
-    """Close a live figure: its widgets with their layouts and styles, and what listens to them."""
+    """Close a live figure: its widgets, their layouts and styles, and their observers."""
     for child in getattr(box, "children", ()):
         close(child)
     box.unobserve_all()
@@ -148,14 +147,18 @@ def close(box) -> None:
 
 
 def readout(*entries) -> str:
-    """Numbers as one line of HTML, for `live_figure`: a screen reader speaks it when it changes."""
+    """Return numbers as one line of HTML for `live_figure`. A screen reader speaks it when it changes."""
     spans = " ".join(f'<span style="margin-right: 2em; white-space: nowrap">{entry}</span>' for entry in entries)
     return f'<div aria-live="polite" style="font-variant-numeric: tabular-nums">{spans}</div>'
 
 
 def _cell_and_run() -> tuple[str, str]:
-    """Ids of the notebook cell that is being run and of this run of it; "" for the cell where the frontend names none."""
+    """Return ids of the running notebook cell and of this run of it, each "" where there is none.
+
+    JupyterLab names the cell. The code of the cell stands for it in frontends that do not, such as nbclassic.
+    """
     from IPython import get_ipython
 
     message = getattr(get_ipython(), "parent_header", None) or {}
-    return message.get("metadata", {}).get("cellId", ""), message.get("header", {}).get("msg_id", "")
+    cell = message.get("metadata", {}).get("cellId") or message.get("content", {}).get("code", "")
+    return cell, message.get("header", {}).get("msg_id", "")

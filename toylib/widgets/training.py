@@ -10,10 +10,10 @@ from toylib.widgets.live import _laid_out, _pixels, _png
 
 
 def watch_training(beta: float, steps: int, kl=None, every: int = 10):
-    """An `on_step` for `train_dpo`: chosen, rejected, margin, accuracy, KL and loss as curves, at every `every`-th step.
+    """Return an `on_step` for `train_dpo` that draws chosen, rejected, margin, accuracy, KL and loss as curves.
 
-    `kl(policy)` returns the KL to the reference in nats per reply; it is asked at those steps and joins the history as
-    `kl`. `beta` is the one trained with: the log-ratios drawn are rewards divided by it.
+    It draws at every `every`-th step. `kl(policy)` returns the KL to the reference in nats per reply. It is called at
+    those steps and joins the history as `kl`. `beta` is the β of the training: the log-ratios are rewards divided by it.
     """
     import pandas
     from IPython.display import display
