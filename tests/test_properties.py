@@ -19,8 +19,9 @@ TOKENIZER = tiny_tokenizer()
 MODEL = tiny_model(dtype=torch.float64)
 few = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
+replies = texts.map(" ".__add__)  # a reply brings its space along, because prompt and reply are one text
 pairs_of_texts = st.lists(
-    st.fixed_dictionaries({"prompt": texts, "chosen": texts, "rejected": texts}).filter(
+    st.fixed_dictionaries({"prompt": texts, "chosen": replies, "rejected": replies}).filter(
         lambda pair: pair["chosen"] != pair["rejected"]
     ),
     min_size=1,

@@ -253,5 +253,5 @@ def test_a_pad_token_beyond_the_model_and_pairs_beyond_its_positions():
     assert pad_id(tokenizer, 23) == tokenizer.eos_token_id
     rows = {"train": tokenize_pairs(PAIRS, tokenizer)}
     check_fits(tiny_model(), rows)
-    with pytest.raises(ValueError, match="train row 1 has 13 tokens, but the model has 8 positions"):
+    with pytest.raises(ValueError, match="train row 1 has 13 tokens, more than the model's 8 positions"):
         check_fits(tiny_model(max_position_embeddings=8), rows)

@@ -173,4 +173,4 @@ def check_fits(model: PreTrainedModel, rows: dict[str, Rows]) -> None:
             problem = f"{where}: the tokenizer gives id {highest}, but the model knows {config.vocab_size} tokens"
             raise ValueError(f"{problem}: they do not belong together (or the model needs resize_token_embeddings)")
         if length > positions:
-            raise ValueError(f"{where} has {length} tokens, but the model has {positions} positions: lower max_length")
+            raise ValueError(f"{where} has {length} tokens, more than the model's {positions} positions: lower max_length")
