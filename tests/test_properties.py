@@ -103,7 +103,7 @@ def test_shared_prompt_rows_give_the_log_probs_of_sequences(pairs):
 @given(pairs_of_texts, texts)
 def test_one_reply_of_a_shared_row_does_not_depend_on_the_other(pairs, other):
     rows = tokenize_pairs(pairs, TOKENIZER)
-    changed = tokenize_pairs([pair | {"rejected": f"{other} {pair['chosen']}"} for pair in pairs], TOKENIZER)
+    changed = tokenize_pairs([pair | {"rejected": f" {other}{pair['chosen']}"} for pair in pairs], TOKENIZER)
     with torch.no_grad():
         ours, theirs = (row_logps(MODEL, **collate_rows(r, TOKENIZER.pad_token_id))[0] for r in (rows, changed))
     agree(ours, theirs)
