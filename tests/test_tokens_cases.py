@@ -9,6 +9,7 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from toylib import load_preferences
 from toylib.replies import sample_replies
 from toylib.tokens import check_fits, pad_id, prompt_ids, tokenize_pairs
 
@@ -255,3 +256,20 @@ def test_a_pad_token_beyond_the_model_and_pairs_beyond_its_positions():
     check_fits(tiny_model(), rows)
     with pytest.raises(ValueError, match="train row 1 has 13 tokens, more than the model's 8 positions"):
         check_fits(tiny_model(max_position_embeddings=8), rows)
+
+
+def test_an_error_names_the_row_of_the_file_also_where_bad_rows_were_dropped(tmp_path, capsys):
+    turn = {"role": "user", "content": "my order"}
+    good = {"prompt": [turn], "chosen": [{"role": "assistant", "content": "yes"}]}
+    good["rejected"] = [{"role": "assistant", "content": "no"}]
+    bad = good | {"prompt": [{"role": "system", "content": "check"}, turn]}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (good, good | {"chosen": good["rejected"]}, bad)))
+    pairs = load_preferences(path, on_bad="drop")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+        "{{ m.content }} {% endfor %}"
+    )
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, row 3: the chat template refuses .*no system turns"):
+        tokenize_pairs(pairs, tokenizer)

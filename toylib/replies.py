@@ -47,8 +47,7 @@ def sample_replies(
     prompt_length = max(map(len, ids))
     padded = torch.tensor([[pad] * (prompt_length - len(row)) + row for row in ids], device=model.device)
     seen = torch.tensor([[0] * (prompt_length - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    own = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    ends = end_ids(model, tokenizer)
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "do_sample": temperature > 0}
     if temperature > 0:
         how |= {"temperature": temperature, **NOTHING_CUT}
@@ -56,15 +55,21 @@ def sample_replies(
             how["min_p"] = 0.0  # not always: it sorts the vocabulary at every token
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        how |= {"eos_token_id": sorted(ends) or None, **NOTHING_SHIFTED}
+        how |= {"eos_token_id": ends or None, **NOTHING_SHIFTED}
         input_ids = model.generate(input_ids=padded, attention_mask=seen, **how)
     completion_mask = torch.zeros_like(input_ids)
-    ended = torch.isin(input_ids[:, prompt_length:], torch.tensor(sorted(ends), device=model.device)).long()
+    ended = torch.isin(input_ids[:, prompt_length:], torch.tensor(ends, device=model.device)).long()
     completion_mask[:, prompt_length:] = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first end
     attention_mask = completion_mask.clone()
     attention_mask[:, :prompt_length] = seen
     texts = [_reply_text(tokenizer, row, input_ids[i][completion_mask[i].bool()]) for i, row in enumerate(ids)]
     return Replies(texts, input_ids, attention_mask, completion_mask)
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a reply: the tokenizer's EOS, and those that the model's generation config names."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def _reply_text(tokenizer: PreTrainedTokenizerBase, prompt: list[int], reply: Tensor) -> str:

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from toylib.preferences import FIELDS
+from toylib.preferences import FIELDS, row_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,20 +40,21 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
     Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised; also if no
     pair is left, or if the tokenizer has no end-of-sequence token.
     """
+    from toylib.engine.notices import progress_bar
     from toylib.engine.rendering import plain_text_note, print_what_was_cut, template_marks
 
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
     rows, kept, systems, number = [], [], 0, 0
     before_reply, end_of_turn = template_marks(tokenizer)
-    for number, pair in enumerate(tqdm(pairs, "tokenise", leave=False, file=sys.stdout, ncols=80, delay=5), start=1):
+    for number, pair in enumerate(progress_bar(pairs, "tokenise", delay=5), start=1):
         if number == 1:
             plain_text_note(pair["prompt"], before_reply)
             opening = _opening(pair["prompt"] + pair["chosen"], tokenizer) if isinstance(pair["prompt"], str) else []
         try:
             prompt, chosen, rejected = _token_ids(pair, tokenizer, opening, end_of_turn)
         except ValueError as problem:
-            raise ValueError(f"row {number}: {problem}") from None
+            raise ValueError(f"{row_name(pairs, number - 1)}: {problem}") from None
         room = len(prompt) if max_length is None else max_length - max(len(chosen), len(rejected))
         if room < max(1, min(MIN_PROMPT, (len(prompt) + 1) // 2)):
             continue
@@ -173,4 +172,6 @@ def check_fits(model: PreTrainedModel, rows: dict[str, Rows]) -> None:
             problem = f"{where}: the tokenizer gives id {highest}, but the model knows {config.vocab_size} tokens"
             raise ValueError(f"{problem}: they do not belong together (or the model needs resize_token_embeddings)")
         if length > positions:
-            raise ValueError(f"{where} has {length} tokens, more than the model's {positions} positions: lower max_length")
+            raise ValueError(
+                f"{where} has {length} tokens, more than the model's {positions} positions: lower max_length"
+            )

@@ -1,24 +1,17 @@
-"""A content-addressed cache of reference log-probs: a second run over the same pairs starts at once.
-
-The name of a file is the hash of everything its numbers depend on, and the file carries that name and a hash of its
-numbers. Entries with a wrong key or checksum are recomputed.
-"""
+"""Score every pair by the reference, once, and cache the log-probs: a second run over the same pairs starts at once."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-import sys
-from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from toylib.engine.checkpoints import adapters
-from toylib.engine.notices import log_once
+from toylib.engine.disk_cache import load_tensors, save_tensors
+from toylib.engine.notices import progress_bar
 from toylib.engine.prefix_sharing import pair_logps, row_length
 from toylib.reference import fingerprint
 
@@ -44,7 +37,7 @@ def add_reference_logps(reference, mark, sets, collate_inputs, pad_token_id, acc
                     f"the reference gives log-probs that are not finite, in {name} rows {bad}: its weights are damaged"
                 )
             if accelerator.is_main_process:
-                save_cached(key, logps)
+                save_tensors(key, {"logps": logps}, "reference log-probs")
         for row, pair in zip(rows, logps.tolist(), strict=True):
             row["ref_logps"] = pair
 
@@ -62,8 +55,7 @@ def reference_logps(reference, rows, collate_inputs, pad_token_id, accelerator, 
     ]
     scored = []
     silent = len(parts) < 20 or not accelerator.is_main_process
-    # A line of text, gone when done: the bar of a notebook is a widget, and dead where that is opened without a kernel.
-    for part in tqdm(parts, "reference log-probs", leave=False, file=sys.stdout, ncols=80, disable=silent):
+    for part in progress_bar(parts, "reference log-probs", disable=silent):
         batch = collate_inputs([rows[i] for i in part], pad_token_id, accelerator.device)
         with accelerator.autocast():
             chosen, rejected = pair_logps(reference, batch)
@@ -119,11 +111,6 @@ def idle_adapters(model) -> list[str]:
     return idle
 
 
-def cache_folder() -> Path:
-    """Return `$TOYLIB_CACHE`, or `~/.cache/toylib`."""
-    return Path(os.environ.get("TOYLIB_CACHE") or Path.home() / ".cache" / "toylib")
-
-
 def cache_key(reference: str, rows, **how) -> str:
     """Return 64 hex digits over the reference's fingerprint, the token ids of every pair, and `how` they are scored.
 
@@ -138,40 +125,6 @@ def cache_key(reference: str, rows, **how) -> str:
 
 def load_cached(key: str, count: int):
     """Return the log-probs saved under `key`, `(count, 2)` in float64: chosen, rejected. None if none can be trusted."""
-    from safetensors import SafetensorError, safe_open
-
-    path = cache_folder() / f"{key[:32]}.safetensors"
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            marks, logps = file.metadata() or {}, file.get_tensor("logps")
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:
-        log_once(f"{path.name}: a damaged cache of reference log-probs, computed anew ({problem})")
-        return None
-    if marks != {"key": key, "sha256": _hash(logps)} or logps.shape != (count, 2) or not logps.isfinite().all():
-        log_once(f"{path.name}: a cache of reference log-probs that does not fit its own mark, computed anew")
-        return None
-    return logps
-
-
-def save_cached(key: str, logps) -> None:
-    """Save `(count, 2)` log-probs under `key`, whole or not at all. A full disk is logged and does not stop the run."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path = cache_folder() / f"{key[:32]}.safetensors"
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logps": logps}, unfinished, metadata={"key": key, "sha256": _hash(logps)})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as problem:
-        log_once(f"reference log-probs were not cached in {path.parent}: {problem}")
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-def _hash(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
+    found = load_tensors(key, "reference log-probs")
+    logps = found[0].get("logps") if found else None
+    return logps if logps is not None and logps.shape == (count, 2) and logps.isfinite().all() else None

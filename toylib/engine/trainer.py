@@ -21,8 +21,9 @@ from toylib.engine.notices import log_once
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length, why_not_shared
 from toylib.engine.reference_cache import add_reference_logps, cache_key, placed_on, reference_mark
 from toylib.engine.sampler import LengthGrouped
+from toylib.engine.token_cache import tokenize_once
 from toylib.loss import LossSettings, dpo_loss
-from toylib.tokens import collate, pad_id, tokenize_pairs
+from toylib.tokens import collate, pad_id
 from toylib.train import METRICS, metrics_table
 
 
@@ -166,7 +167,7 @@ def own_arguments(args):
 def tokenized_sets(train_dataset, eval_dataset, tokenizer, max_length) -> dict:
     """Return the tokenised pairs by name: `train`, and `eval` or one `eval_NAME` per set, sorted by length."""
     check_pairs(train_dataset, "train_dataset")
-    rows = {"train": tokenize_pairs(train_dataset, tokenizer, max_length)}
+    rows = {"train": tokenize_once(train_dataset, tokenizer, max_length)}
     held_out = {"eval": eval_dataset}
     if eval_dataset is None:
         held_out = {}
@@ -174,5 +175,5 @@ def tokenized_sets(train_dataset, eval_dataset, tokenizer, max_length) -> dict:
         held_out = {f"eval_{name}": pairs for name, pairs in eval_dataset.items()}
     for name, pairs in held_out.items():
         check_pairs(pairs, f"{name} set")
-        rows[name] = sorted(tokenize_pairs(pairs, tokenizer, max_length), key=row_length)
+        rows[name] = sorted(tokenize_once(pairs, tokenizer, max_length), key=row_length)
     return rows

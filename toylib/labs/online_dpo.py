@@ -12,7 +12,7 @@ from toylib.labs.ppo import check_prompts
 from toylib.labs.reward_model import checked_scores
 from toylib.loss import LossSettings
 from toylib.reference import frozen_copy
-from toylib.replies import sample_replies
+from toylib.replies import end_ids, sample_replies
 from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batch_loss, batches, optimizer_step, progress_line
 
@@ -25,7 +25,8 @@ def ranked_pairs(model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0
     """
     twice = list(prompts) * 2
     replies = sample_replies(model, tokenizer, twice, max_new_tokens=max_new_tokens, seed=seed)
-    ended = ((replies.input_ids == tokenizer.eos_token_id) & replies.completion_mask.bool()).any(dim=1).tolist()
+    ends = torch.tensor(end_ids(model, tokenizer), device=replies.input_ids.device)
+    ended = (torch.isin(replies.input_ids, ends) & replies.completion_mask.bool()).any(dim=1).tolist()
     usable = [whole and bool(text.strip()) for whole, text in zip(ended, replies.texts, strict=True)]
     scores, count, pairs = checked_scores(scorer, twice, replies), len(prompts), []
     for i, prompt in enumerate(prompts):
