@@ -65,6 +65,7 @@ def unsavable():
         (adapted_by_transformers, {}, "add it with peft.get_peft_model(model, config)"),
         (unsavable, {}, "generation_config cannot be saved"),
         (tiny_model, {"max_length": None}, "max_length must be a whole number of tokens, got None"),
+        (tiny_model, {"data": DATA.add_column("images", [["x.png"]] * len(DATA))}, "train_dataset has images"),
         (tiny_model, {"data": DatasetDict(train=DATA)}, "a dictionary of splits (train): pass one of them"),
         (tiny_model, {"data": DATA.remove_columns("prompt")}, "train_dataset has no prompt, only chosen, rejected"),
         (tiny_model, {"data": DATA.select([])}, "train_dataset has no pairs"),

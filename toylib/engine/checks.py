@@ -6,6 +6,7 @@ import tempfile
 
 import torch
 
+from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
 from toylib.preferences import FIELDS
 from toylib.reference import check_reference
@@ -59,6 +60,9 @@ def check_pairs(pairs, name) -> None:
             f"{name} has no {' and no '.join(missing)}, only {', '.join(first)}: bring it into the standard form with "
             "toylib.load_preferences"
         )
+    media = [column for column in MEDIA if first.get(column)]
+    if media:
+        raise ValueError(f"{name} has {' and '.join(media)}, and only text can be trained on: remove such rows")
 
 
 def check_models(model, ref_model, rows) -> None:
