@@ -30,7 +30,8 @@ VOCABULARY = 1408
 TEMPERATURE = 0.5  # folded into the weights: sampling the shipped model at 1 is sampling the trained one at this
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Customer: {{ message['content'] }}\nAgent:"
-    "{% else %} {{ message['content'].strip() }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% elif message['role'] == 'assistant' %} {{ message['content'].strip() }}{{ eos_token }}"
+    "{% else %}{{ raise_exception('this model knows user and assistant turns only') }}{% endif %}{% endfor %}"
 )
 
 

@@ -9,7 +9,7 @@ from tiny import CHAT, PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from toylib import load_preferences
+from toylib import load_model, load_preferences
 from toylib.replies import sample_replies
 from toylib.tokens import check_fits, pad_id, prompt_ids, tokenize_pairs
 
@@ -273,3 +273,16 @@ def test_an_error_names_the_row_of_the_file_also_where_bad_rows_were_dropped(tmp
     )
     with pytest.raises(ValueError, match=r"pairs\.jsonl, row 3: the chat template refuses .*no system turns"):
         tokenize_pairs(pairs, tokenizer)
+
+
+def test_the_shipped_template_refuses_a_turn_it_would_render_as_the_agents():
+    _, tokenizer = load_model("support-lm")
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "My order is late."}]
+    pair = {"prompt": turns, "chosen": [{"role": "assistant", "content": "Sorry."}]}
+    pair["rejected"] = [{"role": "assistant", "content": "No."}]
+    with pytest.raises(ValueError, match="row 1: .*this model knows user and assistant turns only"):
+        tokenize_pairs([pair], tokenizer)
+    (row,) = tokenize_pairs([pair | {"prompt": turns[1:]}], tokenizer)
+    assert tokenizer.decode(row["prompt"] + row["chosen"]).endswith(
+        "My order is late.\nAgent: Sorry." + tokenizer.eos_token
+    )
