@@ -315,10 +315,10 @@ def test_every_file_is_on_the_disk_before_the_seal_and_nothing_is_deleted_before
             events.append(("deleted", Path(path).name))
         removed(path, *rest, **more)
 
-    monkeypatch.setattr("toylib.engine.seals.os.open", watched_open)
+    monkeypatch.setattr("toylib.engine.checkpoint_seals.os.open", watched_open)
     monkeypatch.setattr(os, "fsync", lambda handle: (events.append(("synced", names[handle].name)), synced(handle)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("renamed", Path(b).name)), replaced(a, b)))
-    monkeypatch.setattr("toylib.engine.seals.shutil.rmtree", watched_removal)
+    monkeypatch.setattr("toylib.engine.checkpoint_seals.shutil.rmtree", watched_removal)
     make(save_strategy="steps", save_steps=2, max_steps=4, save_total_limit=1).train()
     deletion = events.index(("deleted", "checkpoint-2"))
     seal_at = [i for i, event in enumerate(events) if event == ("renamed", "toylib.json")][1]

@@ -84,7 +84,7 @@ def test_settings_that_need_each_other_are_judged_together(files, capsys):
 
 
 def test_help_names_every_option_with_a_sentence_and_shows_examples():
-    from toylib.engine.options import parser
+    from toylib.engine.cli_options import parser
 
     said = parser().format_help()
     assert "torchrun --nproc_per_node 2" in said and "examples:" in said

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tiny import one_sentence, tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
+from toylib.engine.checkpoint_seals import SEAL
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, row_length
-from toylib.engine.seals import SEAL
 from toylib.labs import hardware
 from toylib.labs.hardware import Card, choose_precision, fit_batch, resume_point, run_folder, settings_hash
 from toylib.labs.memory import (

@@ -12,7 +12,16 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import SchedulerType, TrainOutput
 
-from toylib.engine.seals import EARLIER, belongs_to, drop_oldest, find_checkpoint, flaw, locked, seal, set_aside
+from toylib.engine.checkpoint_seals import (
+    EARLIER,
+    belongs_to,
+    drop_oldest,
+    find_checkpoint,
+    flaw,
+    locked,
+    seal,
+    set_aside,
+)
 
 UPDATE = ("learning_rate", "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm")
 UPDATE += ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")

@@ -25,7 +25,7 @@ def main(arguments=None) -> int:
     try:
         if words[:1] == ["chat"]:
             return chat(words[1:])
-        from toylib.engine.options import parse
+        from toylib.engine.cli_options import parse
 
         with messages_to_stderr():
             return train(*parse(words), words)

@@ -7,8 +7,8 @@ import os
 import shlex
 import shutil
 
+from toylib.engine.checkpoint_seals import to_disk
 from toylib.engine.checkpoints import planned_updates
-from toylib.engine.seals import to_disk
 
 OPTIONS = "options.json"  # all options of a run, beside its model
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from toylib.engine.seals import SEAL, checkpoints_in
+from toylib.engine.checkpoint_seals import SEAL, checkpoints_in
 from toylib.labs.memory import Shape, has_bf16_units, ledger, peak, shape_of
 from toylib.models import load_model
 from toylib.preferences import first_line
