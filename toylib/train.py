@@ -94,9 +94,14 @@ def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer, model: nn.Mod
     if not math.isfinite(norm):
         raise FloatingPointError(f"the gradient is not finite at {where}: lower the rate")
     optimizer.step()
-    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+    if not has_finite_weights(model):
         raise FloatingPointError(f"the weights are not finite after {where}: lower the rate")
     return norm
+
+
+def has_finite_weights(model: nn.Module) -> bool:
+    """Tell whether every weight of `model` is finite."""
+    return all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
 
 
 def batch_loss(

@@ -32,6 +32,12 @@ class NotebookProgress(TrainerCallback):
         print_progress(state.global_step, state.max_steps, logs, self.started, self.first_step)
 
 
+def short_metrics(logs, prefix="") -> list[str]:
+    """Return loss, margins and accuracy of a log entry as short texts, those that it has. `prefix` is "" or "eval_"."""
+    names = {"loss": "loss", "rewards/margins": "margins", "rewards/accuracies": "accuracy"}
+    return [f"{short} {logs[prefix + name]:.4g}" for name, short in names.items() if prefix + name in logs]
+
+
 class TerminalProgress(TrainerCallback):
     """Print one line per log entry to standard error, with the seconds left. Nothing is overwritten."""
 
@@ -39,9 +45,8 @@ class TerminalProgress(TrainerCallback):
         self.first_step, self.started = state.global_step, time.monotonic()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        names = {"loss": "loss", "rewards/margins": "margins", "rewards/accuracies": "accuracy"}
         prefix = "" if "loss" in logs else "eval_"
-        parts = [f"{short} {logs[prefix + name]:.4g}" for name, short in names.items() if prefix + name in logs]
+        parts = short_metrics(logs, prefix)
         if not parts or not state.is_world_process_zero:
             return
         seconds = time.monotonic() - self.started if hasattr(self, "started") else 0

@@ -17,9 +17,9 @@ from pathlib import Path
 from textwrap import shorten
 
 import filelock
-from accelerate.logging import get_logger
 
-logger = get_logger(__name__)  # speaks on the main process only
+from toylib.engine.notices import log_once
+
 SEAL = "toylib.json"
 SEAL_FORMAT = 2  # the version of the seal; 1 had no "format" and no "resumable"
 LOCK = ".toylib.lock"
@@ -167,7 +167,7 @@ def find_checkpoint(output_dir, wanted, run: dict) -> str:
         problem = flaw(path, run)
         if problem is None:
             for line in problems:
-                logger.warning(f"passed over {line}")
+                log_once(f"passed over {line}")
             return str(path)
         problems.append(f"{path}: {problem}")
     newest = f": {problems[0]}" if problems else ""

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints can be trusted (`seals`), and that stops before a bad number reaches the weights."""
+"""A Trainer whose checkpoints can be trusted (`checkpoint_seals`), and that stops before a bad number reaches the weights."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from toylib.engine.checkpoint_seals import (
     seal,
     set_aside,
 )
+from toylib.train import has_finite_weights
 
 UPDATE = ("learning_rate", "optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm")
 UPDATE += ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")
@@ -35,12 +36,10 @@ class SafeTrainer(Trainer):
 
     The identity is whatever an update depends on. It leaves out how often, on what and where the run saves, logs and
     evaluates, how a batch is split into steps and processes, and gradient checkpointing. Those may differ at a resume.
-    Raises `ValueError` for fp16 on a CPU, and while another run writes to the same `output_dir`.
+    Raises `ValueError` while another run writes to the same `output_dir`.
     """
 
     def __init__(self, model, args, optimizers=(None, None), **kwargs):
-        if args.fp16 and args.device.type == "cpu":
-            raise ValueError("fp16 autocast does nothing on a CPU: use fp32 or bf16")
         super().__init__(model=model, args=args, optimizers=optimizers, **kwargs)
         self.add_callback(FollowArguments())
         self.given = given_rule(*optimizers)
@@ -194,8 +193,3 @@ def adapters(model) -> dict:
             f"{name} adapter's {k}": v if isinstance(v, (str, int, float, list)) else str(v) for k, v in values.items()
         }
     return found
-
-
-def has_finite_weights(model) -> bool:
-    """Tell whether every weight of `model` is finite."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())

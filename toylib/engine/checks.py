@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 import torch
 
@@ -76,6 +77,16 @@ def check_models(model, ref_model, rows) -> None:
     check_reference(model, ref_model)
 
 
+def check_writable(folder, name) -> None:
+    """Raise `ValueError` if no file can be written to `folder`, which messages call `name`. It is made if it is missing."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise ValueError(f"{name} {folder} cannot be written: {problem.strerror or problem}") from None
+
+
 def check_savable(model, args) -> None:
     """Raise `ValueError` if the trained model could not be saved into `args.output_dir`.
 
@@ -83,11 +94,7 @@ def check_savable(model, args) -> None:
     `do_sample = True`, and the log says so.
     """
     if args.should_save:
-        try:
-            with tempfile.TemporaryFile(dir=args.output_dir):
-                pass
-        except OSError as problem:
-            raise ValueError(f"output_dir {args.output_dir} cannot be written: {problem.strerror}") from None
+        check_writable(args.output_dir, "output_dir")
     generation = getattr(model, "generation_config", None)
     if generation is None:
         return

@@ -1,4 +1,4 @@
-"""`python -m toylib`: train on your own pairs with `DPOTrainer`, then chat with the result. The options are in `options`."""
+"""`python -m toylib`: train on your own pairs with `DPOTrainer`, then chat with the result. The options are in `cli_options`."""
 
 from __future__ import annotations
 
@@ -112,6 +112,8 @@ def train(data, loss, arguments, words) -> int:
 
 def check_output(output, data, arguments):
     """Refuse an output folder that holds an earlier run, or that cannot be written. Raises `ValueError`."""
+    from toylib.engine.checks import check_writable
+
     signs = [path.name for sign in RUN_SIGNS for path in output.glob(sign)] if output.is_dir() else []
     if signs and not (data.overwrite or arguments.resume_from_checkpoint or data.dry_run):
         raise ValueError(
@@ -124,13 +126,7 @@ def check_output(output, data, arguments):
     if arguments.eval_strategy != "no" and not (data.eval_data or data.eval_fraction):
         raise ValueError("--eval-steps needs --eval-data or --eval-fraction")
     if not data.dry_run:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            probe = output / f".writable-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as problem:
-            raise ValueError(f"--output {output} cannot be written: {problem.strerror or problem}") from None
+        check_writable(output, "--output")
 
 
 def remove_run(output):
@@ -150,7 +146,9 @@ def read_pairs(data):
         source, split = load_dataset(data.data, data.subset, split=data.split), "train"
     pairs = load_preferences(source, split, columns=data.columns, on_bad=data.on_bad)
     if data.limit:
-        pairs = pairs.select(range(min(data.limit, len(pairs))))
+        name, rows = pairs.source_name, pairs.source_rows[: data.limit]
+        pairs = pairs.select(range(len(rows)))
+        pairs.source_name, pairs.source_rows = name, rows
     if not data.eval_data:
         return pairs, None
     return pairs, load_preferences(data.eval_data, data.eval_split, columns=data.columns, on_bad=data.on_bad)
@@ -158,9 +156,8 @@ def read_pairs(data):
 
 def rendered_rightly(pairs, tokenizer, name, on_bad):
     """Return the pairs that the chat template can render. A row it refuses is an error or, on request, is dropped."""
-    from jinja2 import TemplateError
-
-    from toylib.tokens import render_pair
+    from toylib.engine.rendering import render_pair
+    from toylib.preferences import row_name
 
     if isinstance(pairs[0]["prompt"], str) or not tokenizer.chat_template:
         return pairs
@@ -169,11 +166,10 @@ def rendered_rightly(pairs, tokenizer, name, on_bad):
         try:
             render_pair(pair, tokenizer)
             good.append(i)
-        except (ValueError, TemplateError) as problem:
-            text = f"the chat template refuses it: {problem}" if isinstance(problem, TemplateError) else problem
+        except ValueError as problem:
             if on_bad == "error":
-                raise ValueError(f"{name}, row {i + 1}: {text}; --on-bad drop leaves such rows out") from None
-            print(f"{name}: dropped a row: {text}")
+                raise ValueError(f"{row_name(pairs, i)}: {problem}; --on-bad drop leaves such rows out") from None
+            print(f"{name}: dropped a row: {problem}")
     if not good:
         raise ValueError(f"{name}: no row is left")
     return pairs if len(good) == len(pairs) else pairs.select(good)
@@ -230,7 +226,7 @@ def chat(words) -> int:
         prompt = text
         if tokenizer.chat_template:
             messages.append({"role": "user", "content": text})
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            prompt = messages
         (reply,) = sample_replies(model, tokenizer, [prompt], max_new_tokens=256, seed=len(messages)).texts
         messages.append({"role": "assistant", "content": reply.strip()})
         print("".join(c if c.isprintable() or c == "\n" else " " for c in reply.strip()))

@@ -7,9 +7,10 @@ import os
 
 from jinja2 import TemplateError
 
+from toylib.engine.messages import ROLES
 from toylib.preferences import FIELDS
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+KNOWN_ROLES = (*ROLES, "function")  # data sets that `load_preferences` has not read may have the old name of tool turns
 
 
 def _check_template(tokenizer):
@@ -31,9 +32,9 @@ def render_pair(pair, tokenizer) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
     prompt, *replies = (pair[field] for field in FIELDS)
     _check_template(tokenizer)
-    unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(ROLES)
+    unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(KNOWN_ROLES)
     if unknown:
-        raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(ROLES)}")
+        raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(KNOWN_ROLES)}")
     if prompt[-1]["role"] == "assistant":
         raise ValueError("the prompt ends in an assistant's turn: it has to end where the assistant answers")
     if any(reply[-1]["role"] != "assistant" for reply in replies):

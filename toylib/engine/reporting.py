@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 
+from toylib.engine.callbacks import short_metrics
 from toylib.engine.checkpoint_seals import to_disk
 from toylib.engine.checkpoints import planned_updates
 
@@ -66,9 +67,7 @@ def save_result(trainer, output, options, metrics, merge):
 def summary(trainer, metrics, seconds, output) -> str:
     """Return the final evaluation, if there is one, and the line that closes a run."""
     logged = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-    last = {name.removeprefix("eval_"): value for name, value in (metrics or (logged or [{}])[-1]).items()}
-    numbers = [f"{text} {last[name]:.4g}" for name, text in (
-        ("loss", "loss"), ("rewards/margins", "margins"), ("rewards/accuracies", "accuracy")) if name in last]  # fmt: skip
+    numbers = short_metrics(metrics, "eval_") if metrics else short_metrics((logged or [{}])[-1])
     where = "on held-out pairs" if metrics else "in the last log entry of training"
     lines = [f"final evaluation: { {name: round(value, 4) for name, value in metrics.items()} }"] if metrics else []
     lines.append(
