@@ -140,7 +140,7 @@ def templated_pairs(rng, count, contrasts):
 
 
 def build_large(folder=DATA.parent / "runs" / "support-135m"):
-    """Train a model of SmolLM2-135M's shape on the same text, for notebook 08 on a GPU without access to the hub."""
+    """Train a model of SmolLM2-135M's shape on the same text, for notebook 09 on a GPU without access to the hub."""
     if not torch.cuda.is_available():
         raise SystemExit("--size 135m needs a GPU: on a CPU it takes days")
     _, tokenizer = load_model("support-lm", device="cpu")
@@ -148,7 +148,7 @@ def build_large(folder=DATA.parent / "runs" / "support-135m"):
     train_sft(model, tokenizer, sft_examples, SEED, pace=0.25)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(f'{folder}: MODEL = "../runs/support-135m" in notebook 08 takes it')
+    print(f'{folder}: MODEL = "../runs/support-135m" in notebook 09 takes it')
 
 
 def main():

@@ -119,7 +119,7 @@ def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
 
 def test_the_mock_interview_asks_shows_grades_and_ends_by_keyboard_alone(served):
     serve, folder = served
-    path = next(folder.glob("09_*.ipynb"))
+    path = next(folder.glob("10_*.ipynb"))
     with serve("home") as address, chromium() as page:
         page.goto(address(f"lab/tree/notebooks/{path.name}"))
         run_all(page)

@@ -1,4 +1,4 @@
-"""Notebook 09: its cards, the code from memory, the mock interview without a browser, and that every claim is reached."""
+"""Notebook 10: its cards, the code from memory, the mock interview without a browser, and that every claim is reached."""
 
 import gc
 import io
@@ -37,7 +37,7 @@ from toylib.widgets import live as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
 
-NOTEBOOK = ROOT / "notebooks" / "09_the_interview.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "10_the_interview.ipynb"
 IDS = (ROOT / "tests" / "claims.txt").read_text().split()
 CARDS = read_cards(NOTEBOOK)
 ANSWERS = ("The answer in one minute", "The follow-up", "The eight lines")

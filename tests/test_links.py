@@ -91,7 +91,7 @@ def test_exported_html_has_the_headings_that_are_linked_to():
         assert wanted <= {unquote(unescape(name)) for name in re.findall(r'<h\d id="([^"]+)"', html)}, target.name
 
 
-def test_notebook_09_leads_to_all_the_others():
-    last = next(path for path in NOTEBOOKS if path.name.startswith("09"))
+def test_notebook_10_leads_to_all_the_others():
+    last = next(path for path in NOTEBOOKS if path.name.startswith("10"))
     reached = {target.name for _, target, anchor in within(last) if anchor}
     assert {path.name for path in NOTEBOOKS if path != last} <= reached

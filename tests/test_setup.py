@@ -284,17 +284,17 @@ def notebooks_in(command):
     return [re.sub(r".*/(\d\d)_.*", r"\1", word) for word in command if word.endswith(".ipynb")]
 
 
-def test_quick_tests_run_01_to_03_and_09_and_say_what_they_leave_out(handed, capsys):
+def test_quick_tests_run_01_to_03_and_10_and_say_what_they_leave_out(handed, capsys):
     handed.main(["test", "-q"])
     command = handed.commands[0]
     assert command[:3] == ["-m", "pytest", "tests"] and command[-1] == "-q" and "--all" not in command
-    assert notebooks_in(command) == ["01", "02", "03", "09"]
+    assert notebooks_in(command) == ["01", "02", "03", "10"]
     assert "leave out the notebooks 04;" in capsys.readouterr().out
 
 
 def test_all_tests_run_every_notebook(handed, capsys):
     handed.main(["test", "--all"])
-    assert notebooks_in(handed.commands[0]) == ["01", "02", "03", "04", "09"] and "--all" in handed.commands[0]
+    assert notebooks_in(handed.commands[0]) == ["01", "02", "03", "04", "10"] and "--all" in handed.commands[0]
     assert "leave out" not in capsys.readouterr().out
 
 

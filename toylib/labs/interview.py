@@ -1,4 +1,4 @@
-"""The interview's cards, read from notebook 09's own text, and what the committed notebooks claimed."""
+"""The interview's cards, read from notebook 10's own text, and what the committed notebooks claimed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
     """Hold one link to what supports a card or a sentence."""
 
     label: str
-    address: str  # file#heading, relative to the notebooks; #heading is in notebook 09 itself
+    address: str  # file#heading, relative to the notebooks; #heading is in notebook 10 itself
     claims: tuple[str, ...]  # ids that were claimed there
 
 
@@ -61,7 +61,7 @@ def evidence_in(markdown) -> tuple[Evidence, ...]:
 
 
 def read_cards(path) -> list[Card]:
-    """Load the cards of notebook 09 in its order: the Markdown cells under the four group headings.
+    """Load the cards of notebook 10 in its order: the Markdown cells under the four group headings.
 
     Raises `ValueError` for a cell there that is not a card, an unknown group or level, a question that is asked twice,
     or a follow-up that is not the question of another card.

@@ -1,4 +1,4 @@
-"""Figures of notebook 08: the memory ledger as bars, and two libraries' curves on one another. Numbers in, Figure out."""
+"""Figures of notebook 09: the memory ledger as bars, and two libraries' curves on one another. Numbers in, Figure out."""
 
 from __future__ import annotations
 
