@@ -31,7 +31,8 @@ from toylib.labs.failures import (
 from toylib.plots.training import in_nats
 from toylib.tokens import tokenize_pairs
 
-CHECKPOINTS = (20, 40, 80)  # and the last step
+CHECKPOINTS = (10, 20, 40, 80)  # and the last step
+PROMPTS = 144  # twelve of each intent, drawn by `draw_prompts`
 BETA = 0.5  # where a run does not say otherwise
 METHODS = {
     "plain": lambda share: {},
@@ -90,7 +91,7 @@ class Experiments:
         sets = {"support": ("support", "train"), "clean": ("support", "test")}
         sets |= {name: ("templated", name) for name in ("confounded", "balanced")}
         self.rows = {name: tokenize_pairs(load_preferences(*where), tokenizer) for name, where in sets.items()}
-        self.held_out = HeldOut(model, tokenizer, *held_out_prompts(every=4))
+        self.held_out = HeldOut(model, tokenizer, *held_out_prompts(count=PROMPTS))
         self.support = cached_reference(model, self.rows["support"])
         self.rows["balanced"], kept_back = self.rows["balanced"][:360], self.rows["balanced"][360:]
         self.brief_good, self.short_good = (
@@ -112,7 +113,7 @@ class Experiments:
         def on_step(step, metrics, policy):
             if step in (*CHECKPOINTS, settings.get("steps")):
                 where = {"run": name, "flipped": share, "seed": seed, "step": step}
-                lines.append(where | self.held_out(policy, seed))
+                lines.append(where | self.held_out.marked(policy, seed))
 
         policy, history = run_dpo(self.model, rows, seed=seed, on_step=on_step, **settings)
         history = pandas.DataFrame(in_nats(history, settings["beta"]))

@@ -47,8 +47,8 @@ IN_PAIRS = {pair[side] for pair in PAIRS for side in ("chosen", "rejected")}
 class Composite(HeldOut):
     """`HeldOut` of shipped prompts, with the composite score in its rows: the judge's, minus 1/40 for every word."""
 
-    def __init__(self, *splits, every=1):
-        super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, every=every))
+    def __init__(self, *splits, count=None):
+        super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
 
     def __call__(self, policy, seed=0):
         row = super().__call__(policy, seed)
@@ -95,7 +95,7 @@ def reward_model(pairs=PAIRS, seed=0):
 
 def tuning():
     """Measure every method over its grid, seed 0, at several steps, on every second `dev` prompt."""
-    held_out, scorer, rows = Composite("dev", every=2), scorer_of(reward_model()), []
+    held_out, scorer, rows = Composite("dev", count=120), scorer_of(reward_model()), []
     for method, grid in GRIDS.items():
         for settings in grid:
             recorder = Recorder(method, held_out)
@@ -128,7 +128,7 @@ def quality():
 
 def hacking():
     """Measure PPO at a high rate with and without its KL term: the reward model's mean score and the judge's."""
-    held_out, rows = Composite("test", "heldout", every=3), []
+    held_out, rows = Composite("test", "heldout", count=144), []
     for seed in SEEDS:
         scorer = scorer_of(reward_model(seed=seed))
         for kl in (0.2, 0.0):
@@ -182,7 +182,7 @@ def accuracies(rewards=None, policy=None):
 
 def noise():
     """Measure all methods on the same noisy pairs, and how the reward model and the implicit reward rank clean pairs."""
-    held_out, rows = Composite("test", "heldout", every=2), []
+    held_out, rows = Composite("test", "heldout", count=144), []
     for share in (0.4, 0.3, 0.0):
         for seed in SEEDS:
             rows += noisy_runs(held_out, share, seed, [*GRIDS, *(["robust dpo"] if share else [])])
@@ -211,7 +211,7 @@ def passes():
 
     DPO runs at its own learning rate and at the reward model's.
     """
-    held_out, rows = Composite("test", "heldout", every=2), []
+    held_out, rows = Composite("test", "heldout", count=144), []
     tuned, last = best("dpo")
     for seed in SEEDS:
         pairs = flip(PAIRS, 0.4, seed)

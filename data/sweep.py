@@ -26,7 +26,8 @@ from toylib.widgets.beta_lab import STATIC
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SEEDS = (0, 1, 2)
 STEPS = 160
-MEASURED_AT = (10, 20, 40, 80, 160)
+MEASURED_AT = (10, 20, 40, 80, 100, 120, 140, 160)
+PROMPTS = 144  # twelve of each intent, drawn by `draw_prompts`
 SHOWN = (3, 23, 42, 80, 118)  # of the hand-written prompts; the worked example comes first
 SHIPPED_EVERY = 5  # the curves are shipped for every fifth step and the first five
 LENGTH_STEPS = 40
@@ -35,7 +36,7 @@ LENGTH_STEPS = 40
 def run_betas(betas=BETAS, seeds=SEEDS) -> Sweep:
     """Return the sweep over β, with the curves thinned to what is shipped."""
     model, tokenizer = load_model("support-lm", device="cpu")
-    prompts, intents = held_out_prompts()
+    prompts, intents = held_out_prompts(count=PROMPTS)
     written = load_prompts("test")["prompt"]
     sweep = sweep_beta(
         model,

@@ -7,6 +7,7 @@ import random
 
 from toylib.evaluation.comparisons import win_rate
 from toylib.evaluation.judge import judge
+from toylib.evaluation.paired import wins_text
 from toylib.preferences import load_prompts
 from toylib.replies import kl_to_reference, sample_replies
 
@@ -33,10 +34,13 @@ def report(policy, reference, tokenizer, prompts, intents, baseline=None, *, see
     return row, replies.texts
 
 
-def held_out_prompts(*splits, every=1) -> tuple[list[str], list[str]]:
-    """Return `(prompts, intents)` of shipped splits (by default `test` and `heldout`), only each `every`-th of them."""
-    rows = [row for split in splits or ("test", "heldout") for row in load_prompts(split)][::every]
-    return [row["prompt"] for row in rows], [row["intent"] for row in rows]
+def held_out_prompts(*splits, count=None, seed=0) -> tuple[list[str], list[str]]:
+    """Return `(prompts, intents)` of shipped splits, by default `test` and `heldout`.
+
+    With a `count`, `draw_prompts` draws so many of them, balanced over intents. `seed` is that of the draw.
+    """
+    rows = [row for split in splits or ("test", "heldout") for row in load_prompts(split)]
+    return draw_prompts(rows, len(rows) if count is None else count, seed)
 
 
 def draw_prompts(prompts, count, seed=0) -> tuple[list[str], list[str]]:
@@ -70,6 +74,14 @@ class HeldOut:
     def __call__(self, policy, seed=0) -> dict[str, float]:
         """Return the row of `report` for `policy`, with `win` over the untrained model; `seed` is the run's."""
         return self.report(policy, seed)[0]
+
+    def marked(self, policy, seed=0) -> dict:
+        """Return the row of `report` with `wins`, a letter per prompt: win, tie or loss of `policy`.
+
+        `paired.wins_of` reads the letters. They are what two runs need to be compared on the same prompts.
+        """
+        row, texts = self.report(policy, seed)
+        return row | {"wins": wins_text(judge(self.prompts, texts, self.intents)["score"], self.judged["score"])}
 
     def report(self, policy, seed=0):
         """Return `(row, texts)` of `report` for `policy`, with `win` over the untrained model; `seed` is the run's."""

@@ -22,7 +22,7 @@ class Sweep(NamedTuple):
     - `curves`, measured on each step's batch before its update: mean log-ratios `chosen` and `rejected` (nats), their
       difference `margin` (Δ), `loss`, `accuracy`. At some steps `heldout_margin` and `heldout_accuracy` are the same
       for held-out pairs after the update.
-    - `quality`: the columns of `report` for the policy after that step, with `win` over the untrained model's replies.
+    - `quality`: the columns of `HeldOut.marked` for the policy after that step, with `win` over the untrained replies.
     - `replies`: `prompt` and `reply` at the last step.
     """
 
@@ -77,11 +77,11 @@ def _one_run(held_out, pairs, how, measured_at, shown):
     """
     model, tokenizer, steps = held_out.model, held_out.tokenizer, how["steps"]
     where = {"beta": how["beta"], "seed": how["seed"]}
-    quality = [where | {"step": 0} | held_out(model, how["seed"])]
+    quality = [where | {"step": 0} | held_out.marked(model, how["seed"])]
 
     def on_step(step, metrics, policy):
         if step in measured_at or step == steps:
-            quality.append(where | {"step": step} | held_out(policy, how["seed"]))
+            quality.append(where | {"step": step} | held_out.marked(policy, how["seed"]))
 
     policy, history = train_dpo(model, tokenizer, pairs, on_step=on_step, **how)
     if len(history) < steps:

@@ -1,0 +1,76 @@
+"""Compare two methods on the same prompts and seeds: at a step, or at equal KL to the reference.
+
+A *run* is one policy's training: rows with `seed`, `step`, `kl` (nats per reply) and `wins`, a letter per prompt. Tables
+of many runs come from the scripts in data/ (`HeldOut.marked` makes a row).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from toylib.evaluation.comparisons import Difference, paired_difference
+
+
+def wins_text(scores, baseline_scores) -> str:
+    """Return a letter per prompt: w where the score is above the baseline's, t where they tie, l where it is below."""
+    return "".join("ltw"[1 + (a > b) - (a < b)] for a, b in zip(scores, baseline_scores, strict=True))
+
+
+def wins_of(text: str) -> Tensor:
+    """Return the wins behind the letters of `wins_text`, `(prompts,)`: 1 for a win, ½ for a tie, 0 for a loss."""
+    return torch.tensor(["ltw".index(letter) / 2 for letter in text], dtype=torch.float64)
+
+
+def wins_at_step(table, step: int | None = None) -> dict[int, Tensor]:
+    """Return seed → wins `(prompts,)` of one method's runs at `step`, by default at the last one."""
+    rows = table[table["step"] == (table["step"].max() if step is None else step)]
+    return {int(seed): wins_of(text) for seed, text in zip(rows["seed"], rows["wins"], strict=True)}
+
+
+def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
+    """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats.
+
+    Between two checkpoints, wins are on a straight line over KL. Every run starts at KL 0 with ties. A run that never
+    reached `kl` is left out.
+    """
+    found = {}
+    for seed, run in table.groupby("seed"):
+        run = run[run["step"] > 0].sort_values("step")
+        wins = [wins_of(text) for text in run["wins"]]
+        points = [(0.0, torch.full_like(wins[0], 0.5)), *zip(run["kl"], wins, strict=True)]
+        for (before, left), (after, right) in itertools.pairwise(points):
+            if before <= kl <= after:
+                share = (kl - before) / (after - before) if after > before else 0.0
+                found[int(seed)] = left + share * (right - left)
+                break
+    return found
+
+
+def compare(wins_a: dict[int, Tensor], wins_b: dict[int, Tensor]) -> Difference:
+    """Return the paired difference in win rate, a minus b, over the seeds that both have, with its 95 % interval.
+
+    Raises `ValueError` if they share no seed.
+    """
+    seeds = sorted(wins_a.keys() & wins_b.keys())
+    if not seeds:
+        raise ValueError(f"no seed is in both: one has {sorted(wins_a)}, the other {sorted(wins_b)}")
+    return paired_difference(*(torch.stack([wins[seed] for seed in seeds]) for wins in (wins_a, wins_b)))
+
+
+def win_interval(wins: dict[int, Tensor]) -> Difference:
+    """Return the win rate over all seeds and prompts, with its 95 % interval over both."""
+    stacked = torch.stack([wins[seed] for seed in sorted(wins)])
+    return paired_difference(stacked, torch.zeros_like(stacked))
+
+
+def verdict(difference: Difference, first: str, second: str) -> str:
+    """Return what a paired difference says, as a sentence: who is ahead by how much, or that neither is."""
+    mean, low, high = difference
+    if low <= 0 <= high:
+        return f"We cannot separate {first} and {second}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]."
+    ahead, behind = (first, second) if mean > 0 else (second, first)
+    low, high = sorted((abs(low), abs(high)))
+    return f"{ahead} is ahead of {behind} by {abs(mean):.3f} [{low:.3f}, {high:.3f}]."
