@@ -32,13 +32,10 @@ class Sweep(NamedTuple):
 
 
 def sweep_beta(
-    model,
-    tokenizer,
+    held_out: HeldOut,
     pairs,
     betas,
     *,
-    prompts,
-    intents,
     shown=(),
     eval_pairs=None,
     steps=120,
@@ -49,11 +46,10 @@ def sweep_beta(
 ) -> Sweep:
     """Train one policy for each of `betas` and `seeds` by `train_dpo`, and measure it after the steps `measured_at`.
 
-    Runs of one seed see the same batches in the same order, so only β differs. Quality is measured on `prompts` and
-    `intents` by `HeldOut`, at step 0 (`model` itself), at `measured_at` and after the last step. Replies to `shown`
-    are kept. An interrupt keeps the runs that are complete.
+    The model is that of `held_out`, which measures quality on its prompts: at step 0 (the model itself), at
+    `measured_at` and after the last step. Runs of one seed see the same batches in the same order, so only β differs.
+    Replies to `shown` are kept. An interrupt keeps the runs that are complete.
     """
-    held_out = HeldOut(model, tokenizer, prompts, intents)
     tables = {name: [] for name in TABLES}
     runs = [(seed, beta) for seed in seeds for beta in betas]
     how = {"learning_rate": learning_rate, "steps": steps, "batch_size": batch_size, "eval_pairs": eval_pairs}
