@@ -50,8 +50,8 @@ METHODS = pandas.DataFrame(
     ]
 )
 WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
-FLIPPED = pandas.DataFrame({"win": [0.8, 0.6], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
-REMEDIES = pandas.DataFrame({"steps": [0.6, 0.7], "kl": [0.5, 0.8]}, index=["plain", "smoothed"])
+FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
+REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
 
 
 def with_seeds(table):
@@ -60,9 +60,9 @@ def with_seeds(table):
 
 
 FIGURES = {
-    "failures.beside": lambda: failures.beside({"right": RUN, "broken": -RUN}, ["loss", "win"], ["loss"]),
-    "failures.patients": lambda: failures.patients({"A": RUN, "B": -RUN}, ["loss", "kl"], ["kl"]),
-    "failures.strips": lambda: failures.strips({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
+    "failures.run_curves": lambda: failures.run_curves({"right": RUN, "broken": -RUN}, ["loss", "win"], ["loss"]),
+    "failures.curves_by_run": lambda: failures.curves_by_run({"A": RUN, "B": -RUN}, ["loss", "kl"], ["kl"]),
+    "failures.dot_rows": lambda: failures.dot_rows({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
     "failures.bars": lambda: failures.bars(pandas.DataFrame({"win rate": [0.9, 0.4], "words": [8, 20]}, ["a", "b"])),
     "failures.flips": lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES)),
     "interview.coverage": lambda: interview.coverage(
@@ -154,7 +154,7 @@ def test_the_list_of_figures_above_is_complete():
 
 
 def test_broken_runs_are_drawn_over_the_right_one():
-    figure = drawn("failures.beside")
+    figure = drawn("failures.run_curves")
     loss, win = figure.axes
     assert title(loss) == "loss, log axis" and title(win) == "win rate"
     assert loss.get_yscale() == "symlog" and win.get_yscale() == "linear"
@@ -164,14 +164,14 @@ def test_broken_runs_are_drawn_over_the_right_one():
 
 
 def test_each_run_has_a_row_of_panels():
-    axes = drawn("failures.patients").axes
+    axes = drawn("failures.curves_by_run").axes
     assert [axis.get_ylabel() for axis in axes] == ["A", "", "B", ""]
     assert [title(axis) for axis in axes[:2]] == ["loss", "KL, nats (log)"]
     assert y_values(axes[2].lines[0]) == list(-RUN["loss"])
 
 
 def test_strips_have_one_row_of_dots_per_group():
-    (axis,) = drawn("failures.strips").axes
+    (axis,) = drawn("failures.dot_rows").axes
     assert tick_words(axis) == ["right", "dropout"] and axis.get_xlabel() == "Δ, nats"
     assert list(axis.lines[1].get_xdata()) == [-0.1, 0.2] and y_values(axis.lines[1]) == [-1, -1]
 
@@ -183,11 +183,15 @@ def test_bars_have_their_values_beside_them():
     assert list(share.get_xticks()) == [0, 0.5, 1] and count.get_xlim() == (0, 25)
 
 
-def test_flipped_labels_and_remedies_share_a_scale():
-    left, steps, kl = drawn("failures.flips").axes
-    assert y_values(left.lines[0]) == [0.8, 0.6] and list(left.lines[0].get_xdata()) == [0, 30]
-    assert tick_words(steps) == ["plain", "smoothed"] and not any(tick_words(kl))
-    assert steps.get_xlim() == kl.get_xlim() and steps.get_ylim() == (0.6 - 2, 0.6)
+def test_flipped_labels_are_drawn_at_equal_steps_and_at_equal_kl():
+    left, right = drawn("failures.flips").axes
+    assert [y_values(line) for line in left.lines if len(y_values(line)) == 2][:1] == [[0.8, 0.6]]
+    assert [text.get_text() for text in left.get_legend().get_texts()][-1] == "win rate, equal KL"
+    assert tick_words(right) == ["smoothed", "robust"] and right.get_ylim() == (0.6 - 2, 0.6)
+    places = [
+        list(line.get_ydata()) for line in right.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"
+    ]
+    assert places == [pytest.approx([0.14, -0.86]), pytest.approx([-0.14, -1.14])], "both comparisons of a method lie in its row"
 
 
 def test_cards_are_counted():
@@ -373,11 +377,11 @@ ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
 def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
     table = pandas.DataFrame({text: [1.0, 2.0]}, index=[text, "b"])
     made = [
-        lambda: failures.beside({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
-        lambda: failures.patients({text: RUN}, ["loss"]),
-        lambda: failures.strips({text: [0, 1]}, text),
+        lambda: failures.run_curves({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
+        lambda: failures.curves_by_run({text: RUN}, ["loss"]),
+        lambda: failures.dot_rows({text: [0, 1]}, text),
         lambda: failures.bars(table),
-        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"plain": text}))),
+        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"robust": text}))),
         lambda: interview.coverage({text: [1, 2, 3]}, [text, "b", "c"]),
         lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
         lambda: memory.on_each_other({text: RUN}, {"kl": text}),
