@@ -14,7 +14,7 @@ import results
 
 from toylib import plots
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
-from toylib.labs.sweep import RESULTS, TABLES, load_sweep, sweep_beta
+from toylib.labs.sweep import RESULTS, TABLES, load_sweep, seed_means, sweep_beta
 from toylib.models import load_model
 from toylib.plots import sweep as plots_sweep
 from toylib.preferences import load_preferences, load_prompts
@@ -62,7 +62,7 @@ def run_betas(betas=BETAS, seeds=SEEDS):
 def draw_lab():
     """Write the picture of the README, which notebook 05 shows where nothing runs."""
     sweep = load_sweep("beta")
-    picture = plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, STATIC))
+    picture = plots.png(plots_sweep.lab_grid(sweep.curves, seed_means(sweep.quality), STATIC))
     (RESULTS / "beta_lab.png").write_bytes(picture)
 
 

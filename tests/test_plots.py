@@ -39,6 +39,7 @@ QUALITY = pandas.DataFrame(
         for step in STEPS
     ]
 )
+LAST = QUALITY[QUALITY["step"] == 4]
 METHODS = pandas.DataFrame(
     [
         {"method": method, "seed": seed, "step": step, "kl": 2.0 * step, "win": 0.6, "learning_rate": 1e-4}
@@ -87,7 +88,7 @@ FIGURES = {
         METHODS, pandas.DataFrame({"reward model": [0.9, 0.8], "implicit reward": [0.8, 0.6]}, index=[0.0, 0.3])
     ),
     "sweep.first_steps": lambda: sweep.first_steps(CURVES, until=3),
-    "sweep.by_beta": lambda: sweep.by_beta(QUALITY[QUALITY["step"] == 4]),
+    "sweep.by_beta": lambda: sweep.by_beta(LAST.groupby("beta").mean(), LAST),
     "sweep.frontier": lambda: sweep.frontier(QUALITY, extra=QUALITY[QUALITY["beta"] == 1.0]),
     "sweep.lab_axes": lambda: sweep.lab_axes(2, 8, 4)[0],
     "sweep.lab_grid": lambda: sweep.lab_grid(CURVES, QUALITY, (0.1, 1.0)),
@@ -191,7 +192,9 @@ def test_flipped_labels_are_drawn_at_equal_steps_and_at_equal_kl():
     places = [
         list(line.get_ydata()) for line in right.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"
     ]
-    assert places == [pytest.approx([0.14, -0.86]), pytest.approx([-0.14, -1.14])], "both comparisons of a method lie in its row"
+    assert places == [pytest.approx([0.14, -0.86]), pytest.approx([-0.14, -1.14])], (
+        "both comparisons of a method lie in its row"
+    )
 
 
 def test_cards_are_counted():
