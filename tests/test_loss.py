@@ -13,6 +13,7 @@ from toylib.loss import gradient_weight
 
 DELTAS = [-40.0, -3.3, -0.7, 0.0, 1e-4, 0.9, 2.2, 17.0]
 SETTINGS = [("sigmoid", 0.0), ("sigmoid", 0.25), ("robust", 0.0), ("robust", 0.25), ("hinge", 0.0), ("ipo", 0.0)]
+SETTINGS += [("apo_zero", 0.0), ("apo_down", 0.0)]
 
 
 def log_sigmoid(x):
@@ -26,11 +27,18 @@ def by_hand(delta, beta, loss_type, eps):
         return -(1 - eps) * log_sigmoid(z) - eps * log_sigmoid(-z)
     if loss_type == "robust":
         return (-(1 - eps) * log_sigmoid(z) + eps * log_sigmoid(-z)) / (1 - 2 * eps)
+    if loss_type.startswith("apo"):
+        chosen, rejected = 0.4 * z, -0.6 * z  # β · log-ratios, as `four` splits Δ
+        return sigma(-chosen) + sigma(rejected) if loss_type == "apo_zero" else sigma(chosen) + sigma(-z)
     return max(0.0, 1 - z) if loss_type == "hinge" else (delta - 1 / (2 * beta)) ** 2
 
 
+def sigma(x):
+    return math.exp(log_sigmoid(x))
+
+
 def slope_by_hand(delta, beta, loss_type, eps):
-    """Derivative of each loss with respect to Δ."""
+    """Derivative of each loss that depends on Δ alone with respect to Δ."""
     z = beta * delta
     falling, rising = beta / (1 + math.exp(z)), beta / (1 + math.exp(-z))
     if loss_type == "sigmoid":
@@ -74,7 +82,7 @@ def test_loss_equals_its_formula(loss_type, eps, beta):
     assert losses.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize(("loss_type", "eps"), SETTINGS)
+@pytest.mark.parametrize(("loss_type", "eps"), [one for one in SETTINGS if not one[0].startswith("apo")])
 def test_gradient_equals_its_formula_and_has_one_sign_per_reply(loss_type, eps):
     inputs = [tensor.requires_grad_(True) for tensor in four(DELTAS)]
     dpo_loss(*inputs, beta=0.3, loss_type=loss_type, label_smoothing=eps).losses.sum().backward()
@@ -118,6 +126,19 @@ def test_rewards_carry_beta_and_no_gradient():
     result = dpo_loss(*inputs, beta=0.5)
     assert result.losses.requires_grad
     assert not result.chosen_rewards.requires_grad and not result.rejected_rewards.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "chosen_sign", "expected"),
+    # β = 1 on the worked example, whose log-ratios are +0.9 and −1.3: σ(−0.9) + σ(−1.3), and σ(0.9) + σ(−2.2)
+    [("apo_zero", -1, 0.2891 + 0.2142), ("apo_down", 1, 0.7109 + 0.0998)],
+)
+def test_apo_pushes_each_reply_on_its_own(loss_type, chosen_sign, expected):
+    inputs = [torch.tensor([value], requires_grad=True) for value in (-2.1, -4.5, -3.0, -3.2)]
+    losses = dpo_loss(*inputs, beta=1.0, loss_type=loss_type).losses
+    assert losses.item() == pytest.approx(expected, abs=1e-4)
+    losses.sum().backward()
+    assert inputs[0].grad.item() * chosen_sign > 0 and inputs[1].grad.item() > 0
 
 
 def test_result_is_a_named_tuple_with_one_number_a_pair():
@@ -169,7 +190,7 @@ def test_unknown_loss_type_is_refused_with_the_known_ones(loss_type):
     with pytest.raises(ValueError) as caught:
         dpo_loss(*four([1.0]), loss_type=loss_type)
     said = one_sentence(caught)
-    assert repr(loss_type) in said and "sigmoid, robust, hinge, ipo" in said
+    assert repr(loss_type) in said and "sigmoid, robust, hinge, ipo, apo_zero, apo_down" in said
 
 
 @pytest.mark.parametrize("which", range(4))

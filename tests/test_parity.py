@@ -42,7 +42,8 @@ def build(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("loss_type", "beta", "label_smoothing"),
-    [("sigmoid", 0.1, 0.0), ("sigmoid", 1.0, 0.0), ("robust", 0.1, 0.2), ("hinge", 0.1, 0.0), ("ipo", 0.1, 0.0)],
+    [("sigmoid", 0.1, 0.0), ("sigmoid", 1.0, 0.0), ("robust", 0.1, 0.2), ("hinge", 0.1, 0.0), ("ipo", 0.1, 0.0)]
+    + [("apo_zero", 0.1, 0.0), ("apo_down", 0.1, 0.0)],
 )
 def test_loss_of_each_pair_equals_trl(build, loss_type, beta, label_smoothing):
     trainer, tokenizer = build(loss_type, beta, label_smoothing), tiny_tokenizer()
@@ -81,6 +82,7 @@ def test_metrics_of_a_batch_equal_trl_and_carry_its_names(build):
 # The engine: DPOTrainer against TRL's, on the same rows in the same order.
 
 LOSSES = [("sigmoid", 0.1, 0.0), ("sigmoid", 1.0, 0.0), ("robust", 0.1, 0.2), ("hinge", 0.1, 0.0), ("ipo", 0.1, 0.0)]
+LOSSES += [("apo_zero", 0.1, 0.0), ("apo_down", 0.1, 0.0), ("sigmoid_norm", 2.0, 0.0)]
 
 
 def long_pairs(count, words=120):

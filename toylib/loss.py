@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo")
+LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo", "apo_zero", "apo_down")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LossSettings:
             raise ValueError(f"unknown loss_type {self.loss_type!r}: choose one of {', '.join(LOSS_TYPES)}")
         if isinstance(smoothing, bool) or not (isinstance(smoothing, (int, float)) and 0 <= smoothing < 0.5):
             raise ValueError(f"label_smoothing must be in [0, 0.5), got {smoothing!r}")
-        if smoothing and self.loss_type in ("hinge", "ipo"):
+        if smoothing and self.loss_type not in ("sigmoid", "robust"):
             raise ValueError(f"loss_type {self.loss_type!r} has no label_smoothing, got {smoothing!r}")
 
 
@@ -48,14 +48,9 @@ class DPOLoss(NamedTuple):
 
 
 def dpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float = 0.1,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-) -> DPOLoss:
+    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor,
+    beta: float = 0.1, loss_type: str = "sigmoid", label_smoothing: float = 0.0,
+) -> DPOLoss:  # fmt: skip
     """Return the loss of each preference pair and the implicit reward of each reply.
 
     Args: the four log-probs are those of whole replies, in nats (sums over tokens), each of shape `(batch,)`. With the
@@ -67,6 +62,8 @@ def dpo_loss(
       under flips of rate ε. For ε > 0 it has no lower bound, so a low value does not mean a good model.
     - `hinge`: max(0, 1 − z), SLiC's margin loss on DPO's rewards (Liu et al. 2023, arXiv 2309.06657).
     - `ipo`: (Δ − 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), eq. 17. It stops pushing once Δ reaches 1/(2β).
+    - `apo_zero`: σ(−β·chosen log-ratio) + σ(β·rejected log-ratio), D'Oosterlinck et al. 2024 (arXiv 2408.06266), eq. 7.
+      `apo_down`: σ(β·chosen log-ratio) + σ(−z), eq. 8, for chosen replies that are worse than the model's own.
 
     Returns: `DPOLoss(losses, chosen_rewards, rejected_rewards)`. Rewards are β·(policy − reference), without gradient.
 
@@ -75,9 +72,8 @@ def dpo_loss(
     LossSettings(beta, loss_type, label_smoothing)  # refuses what no loss can use
     given = (policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps)
     if len({logps.shape for logps in given}) > 1:
-        names = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
-        shapes = ", ".join(f"{name} {tuple(logps.shape)}" for name, logps in zip(names, given, strict=True))
-        raise ValueError(f"the four log-probs must have one shape, got {shapes}")
+        shapes = ", ".join(str(tuple(logps.shape)) for logps in given)
+        raise ValueError(f"the four log-probs, in the order of the arguments, must have one shape, got {shapes}")
     chosen_logratios = policy_chosen_logps - ref_chosen_logps
     rejected_logratios = policy_rejected_logps - ref_rejected_logps
     delta = chosen_logratios - rejected_logratios
@@ -89,8 +85,12 @@ def dpo_loss(
         losses = (flipped - (1 - label_smoothing) * F.logsigmoid(z)) / (1 - 2 * label_smoothing)
     elif loss_type == "hinge":
         losses = torch.relu(1 - z)
-    else:
+    elif loss_type == "ipo":
         losses = (delta - 1 / (2 * beta)) ** 2
+    elif loss_type == "apo_zero":
+        losses = torch.sigmoid(-beta * chosen_logratios) + torch.sigmoid(beta * rejected_logratios)
+    else:
+        losses = torch.sigmoid(beta * chosen_logratios) + torch.sigmoid(-z)
     return DPOLoss(losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach())
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from toylib.loss import LOSS_TYPES
+
 NEWER_NAME = "activation_checkpointing"  # what newer versions of transformers call gradient_checkpointing
 
 DESCRIPTION = """\
@@ -80,7 +82,7 @@ class LossOptions:
     _argument_group_name = "the loss and the trained weights"
 
     beta: float = option(0.1, "strength of the KL penalty (default: %(default)s)")
-    loss_type: str = option("sigmoid", "sigmoid, robust, hinge or ipo (default: %(default)s)")
+    loss_type: str = option("sigmoid", f"{', '.join(LOSS_TYPES)} or sigmoid_norm (default: %(default)s)")
     label_smoothing: float = option(0.0, "share of labels believed to be flipped (default: 0)")
     average_logps: bool = option(False, "divide log-probs by the reply's length")
     max_length: int = option(1024, "tokens of prompt and reply (default: %(default)s)")

@@ -36,9 +36,9 @@ class DPOTrainer(SafeTrainer):
 
     The reference is `ref_model`, or `model` as it is now, adapters included. Its log-probs are computed once, here,
     and cached on disk (`reference_cache`), so no second model stays in memory. `average_logps=True` divides log-probs
-    by the reply's length, as TRL's `ipo` does. Metrics have TRL's names and are means over pairs; log-probs are in
-    nats per reply, and rewards carry β. If the last accumulated batch of an epoch is smaller, its pairs weigh more in
-    the update, as they do in TRL.
+    by the reply's length, as TRL's `ipo` does, and `loss_type="sigmoid_norm"` is `sigmoid` with such averages. Metrics
+    have TRL's names and are means over pairs; log-probs are in nats per reply, and rewards carry β. If the last
+    accumulated batch of an epoch is smaller, its pairs weigh more in the update, as they do in TRL.
 
     Pairs go through the model as shared-prompt rows (`prefix_sharing`). Where the model cannot take those, each pair
     becomes two sequences (`toylib.logps`), and the log says so. Prompts that do not fit `max_length` are cut from
@@ -68,6 +68,8 @@ class DPOTrainer(SafeTrainer):
         callbacks=None,
         optimizers=(None, None),
     ):
+        if loss_type == "sigmoid_norm":  # TRL's name for it
+            loss_type, average_logps = "sigmoid", True
         self.loss_settings = asdict(LossSettings(beta, loss_type, label_smoothing))
         check_arguments(model, args, processing_class, max_length)
         args = own_arguments(args)
