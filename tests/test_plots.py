@@ -50,6 +50,15 @@ METHODS = pandas.DataFrame(
         for step in (1, 2)
     ]
 )
+ARMS = pandas.DataFrame(
+    [
+        {"method": method, "seed": seed, "step": step, "chosen": 0.1 * step, "rejected": -0.2 * step, "kl": step}
+        | {"win": 0.6 + 0.1 * seed}
+        for method in ("dpo", "sft")
+        for seed in (0, 1)
+        for step in (1, 2)
+    ]
+)
 WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
 FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
 REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
@@ -103,6 +112,7 @@ FIGURES = {
     "theory.weight_and_loss": lambda: theory.weight_and_loss([0.01, 1, 3], (2.2, 0.0, -1.0), (0.58, 0.13)),
     "tokens.token_strip": lambda: tokens.token_strip([("chosen", ["A", " b"], [-0.5, -9.0])], title="log-probs"),
     "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+    "training.two_arms": lambda: training.two_arms(ARMS, "DPO parts the two replies"),
     "training.training_panels": lambda: training.training_panels(20)[0],
     "training.log_ratios": lambda: training.log_ratios({"β = 0.1": RUN, "β = 1": RUN}),
 }
@@ -369,6 +379,16 @@ def test_pictures_have_few_colours():
 
     picture = Image.open(BytesIO(plots.png(style.new_figure()[0])))
     assert picture.format == "PNG" and len(picture.getcolors()) <= 48
+
+
+def test_two_arms_start_at_the_reference_and_share_a_scale():
+    figure = drawn("training.two_arms")
+    dpo, sft, quality = figure.axes
+    assert y_values(dpo.lines[0]) == pytest.approx([0, 0.1, 0.2]) and dpo.get_ylim() == sft.get_ylim()
+    assert list(quality.lines[0].get_xdata()) == [0, 1, 2] and y_values(quality.lines[0]) == pytest.approx(
+        [0.5, 0.65, 0.65]
+    )
+    assert [text.get_text() for text in quality.get_legend().get_texts()] == ["DPO", "SFT"]
 
 
 # ---- text is text ----
