@@ -4,11 +4,18 @@ from __future__ import annotations
 
 
 def claim(id: str, text: str, holds: object, evidence: str = "") -> None:
-    """Print "✓ id  text" if `holds` is true, raise `AssertionError` with the text if it is not.
+    """Print "✓ text", and `evidence` on a line of its own, if `holds` is true.
 
-    `holds` is computed from a run, never a literal. `evidence` is what the run showed, printed under the text.
+    Args:
+        id: the key by which tests and the cards of notebook 10 find the claim. It is never shown.
+        text: the statement, as a reader should see it.
+        holds: the result of a check, computed from a run and never a literal.
+        evidence: what the run showed.
+
+    Raises:
+        AssertionError: `holds` is false. The message is "✗ text" with the evidence.
     """
-    line = f"{id}  {text}" + (f"\n       {evidence}" if evidence else "")
+    line = text + (f"\n  {evidence}" if evidence else "")
     if not bool(holds):
         raise AssertionError(f"✗ {line}")
     print(f"✓ {line}")
