@@ -1,5 +1,6 @@
 """The broken variants of notebook 06 break what they are said to break, and nothing else."""
 
+import ast
 import math
 
 import nbformat
@@ -277,9 +278,15 @@ def test_two_runs_are_told_apart_by_more_than_colour():
 
 
 def claim_cell(name):
-    """The source of the cell of notebook 06 that states claim `name`."""
+    """What notebook 06 says from the claim before `name` up to and with it."""
     path = next((ROOT / "notebooks").glob("06_*.ipynb"))
-    return next(cell.source for cell in nbformat.read(path, 4).cells if f'"{name}",' in cell.source)
+    source = next(cell.source for cell in nbformat.read(path, 4).cells if f'"{name}",' in cell.source)
+    kept = []
+    for statement in ast.parse(source).body:
+        kept.append(ast.get_source_segment(source, statement))
+        if f'"{name}",' in kept[-1]:
+            return "\n".join(kept)
+        kept = [] if kept[-1].startswith("claim(") else kept
 
 
 def shipped(name):
