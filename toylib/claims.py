@@ -4,16 +4,9 @@ from __future__ import annotations
 
 
 def claim(id: str, text: str, holds: object, evidence: str = "") -> None:
-    """Print "✓ text", and `evidence` on a line of its own, if `holds` is true.
+    """Print "✓ text", and what the run showed under it, or raise `AssertionError` with both if `holds` is false.
 
-    Args:
-        id: the key by which tests and the cards of notebook 10 find the claim. It is never shown.
-        text: the statement, as a reader should see it.
-        holds: the result of a check, computed from a run and never a literal.
-        evidence: what the run showed.
-
-    Raises:
-        AssertionError: `holds` is false. The message is "✗ text" with the evidence.
+    `holds` is computed from a run, never a literal. Tests and notebook 10 find the claim by `id`, which is never shown.
     """
     line = text + (f"\n  {evidence}" if evidence else "")
     if not bool(holds):
