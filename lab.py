@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Everything in one command. It makes .venv beside this file, installs the project into it, and then
 
-    python3 lab.py                        opens JupyterLab on the first notebook (also: lab --no-browser, lab --port 9000)
+    python3 lab.py                        opens JupyterLab on the first notebook (also: lab --no-browser, lab --port 9000);
+                                          you work on copies in work/, so that a later `git pull` always goes through
     python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
-    python3 lab.py address URL            writes the repository's address into pyproject.toml, every notebook and badge
+    python3 lab.py address [URL]          writes URL, or that of the git remote `origin`, into every notebook, with a Colab badge
 
 Standard library only, because it runs before anything is installed. What is done to notebooks is in notebooks/build.py.
 """
@@ -28,7 +29,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = HERE = ROOT / "notebooks"
 VENV = ROOT / ".venv"
 QUICK = ("01", "02", "03", "10")  # the notebooks that the quick tests compare with their committed outputs
 NEEDED_GB = 3
@@ -178,10 +179,11 @@ def hand_over(*arguments):
 
 
 def lab(arguments):
+    """Open JupyterLab on the reader's own copy of the first notebook. The token goes by the environment: `ps` shows arguments."""
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    first = NOTEBOOKS / "01_four_numbers.ipynb"
     settings = [f"--ServerApp.root_dir={ROOT}", "--ServerApp.ip=localhost", *root]
-    hand_over("-m", "jupyterlab", first, *settings, *arguments)
+    settings += runpy.run_path(str(HERE / "work.py"))["main"](ROOT, arguments, os.environ)
+    hand_over("-m", "jupyterlab", *settings, *arguments)
 
 
 def test(arguments):

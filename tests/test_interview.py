@@ -170,18 +170,31 @@ def test_a_sentence_without_support_is_found(tmp_path):
     assert not supported(Evidence("x", "#Here", ("C03",)))  # claimed nowhere
 
 
-def test_what_was_claimed_is_read_from_outputs_and_not_from_code(tmp_path, capsys):
-    claim("C07", "it is so", bool(IDS), "evidence")
-    printed = capsys.readouterr().out
-    outputs = [{"output_type": "stream", "text": ["✓ repaired\n", *printed.splitlines(keepends=True)]}]
-    cells = [
-        {"cell_type": "code", "source": 'claim("C08", "never run", holds)', "outputs": []},
-        {"cell_type": "code", "source": "", "outputs": outputs},
-        {"cell_type": "markdown", "source": "✓ C09  in prose"},
+def notebook_that_ran(folder, name, *cells):
+    """A notebook of code cells (source, what it printed)."""
+    made = [
+        {"cell_type": "code", "source": source, "outputs": [{"output_type": "stream", "text": said.splitlines(True)}]}
+        for source, said in cells
     ]
+    made.append({"cell_type": "markdown", "source": "✓ in prose"})
+    (folder / name).write_text(json.dumps({"cells": made}), encoding="utf-8")
+
+
+def test_what_was_claimed_has_its_id_from_the_code_and_its_text_from_the_output(tmp_path, capsys):
+    claim("C07", "it is so", bool(IDS), "evidence")
+    ran = 'claim(\n    "C07",\n    "it " "is so",\n    holds,\n)', "✓ repaired\n" + capsys.readouterr().out
     for name in ("01_a.ipynb", "02_b.ipynb", "other.ipynb"):
-        (tmp_path / name).write_text(json.dumps({"cells": cells}), encoding="utf-8")
+        notebook_that_ran(tmp_path, name, ('claim("C08", "never run", holds)', ""), ran)
     assert claimed(tmp_path) == {"C07": [("01_a.ipynb", "it is so"), ("02_b.ipynb", "it is so")]}
+
+
+def test_a_claim_whose_text_is_computed_is_read_from_its_place_in_the_output(tmp_path):
+    source = (
+        '%time\nclaim("C03", text, a)\nif b:\n    claim("C01", "typed", b)\nclaim("C02", f"{x}", c)\nclaim("C09", y, d)'
+    )
+    notebook_that_ran(tmp_path, "01_a.ipynb", (source, "✓ first\n  evidence\n✓ typed\n✓ second\n"))
+    texts = {id: [one.text for one in there] for id, there in claimed(tmp_path).items()}
+    assert texts == {"C03": ["first"], "C01": ["typed"], "C02": ["second"]}
 
 
 # ---- code from memory ----

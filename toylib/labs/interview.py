@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -133,7 +135,7 @@ def anchors(path) -> list[str]:
 
 # ---- what the committed notebooks claimed ----
 
-PRINTED = re.compile(r"^✓ ([CD]\d\d)  (.+)$", re.MULTILINE)
+PRINTED = re.compile(r"^✓ (?:[CD]\d\d  )?(.+)$", re.MULTILINE)  # before the next build, an output may show the id
 
 
 class Claimed(NamedTuple):
@@ -146,12 +148,30 @@ class Claimed(NamedTuple):
 def claimed(folder) -> dict[str, list[Claimed]]:
     """Return what the notebooks in `folder` claimed when they last ran: id → list of `Claimed`, in notebook order.
 
-    This reads the saved outputs, not the code. A claim whose cell failed or did not run is not included.
+    The ids come from the code, the texts from the saved outputs. A claim whose cell failed or did not run is not included.
     """
     found = {}
     for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            for output in cell.get("outputs", []):
-                for id, text in PRINTED.findall("".join(output.get("text", ""))):
-                    found.setdefault(id, []).append(Claimed(path.name, text))
+            printed = "".join("".join(output.get("text", "")) for output in cell.get("outputs", []))
+            for id, text in paired(claims_in("".join(cell["source"])), PRINTED.findall(printed)) if printed else ():
+                found.setdefault(id, []).append(Claimed(path.name, text))
     return found
+
+
+def claims_in(source) -> list[tuple[str, str | None]]:
+    """Return id and text of each `claim(...)` in a cell's code, in order; the text is None where it is computed."""
+    code = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = sorted((call for call in calls if getattr(call.func, "id", "") == "claim"), key=lambda call: call.lineno)
+    return [(call.args[0].value, getattr(call.args[1], "value", None)) for call in calls]
+
+
+def paired(claims, printed) -> Iterator[tuple[str, str]]:
+    """Yield the id and the text of each claim that a cell printed. Computed texts are taken in the order of their calls."""
+    typed = {text for _, text in claims}
+    computed = iter([text for text in printed if text not in typed])
+    for id, text in claims:
+        shown = next(computed, None) if text is None else text
+        if shown in printed:
+            yield id, shown
