@@ -102,15 +102,12 @@ FIGURES = {
     "sweep.lab_axes": lambda: sweep.lab_axes(2, 8, 4)[0],
     "sweep.lab_grid": lambda: sweep.lab_grid(CURVES, QUALITY, (0.1, 1.0)),
     "sweep.overfit": lambda: sweep.overfit(CURVES, QUALITY, 0.1),
-    "theory.climb": lambda: theory.climb(range(11), [0.1 * n for n in range(11)], [0.05 * n for n in range(11)]),
     "theory.closed_forms": lambda: theory.closed_forms(["a", "b"], [0.5, 0.5], {0.1: [0.9, 0.1], 1.0: [0.6, 0.4]}),
-    "theory.implicit_rewards": lambda: theory.implicit_rewards([0.0, 1.0], {0.1: [0.0, 1.0], 1.0: [-0.5, 0.5]}),
-    "theory.preference_shares": lambda: theory.preference_shares([0.5, 1.0, 2.0], [0.6, 0.7, 0.9], example=2),
-    "theory.leash_by_beta": lambda: theory.leash_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
-    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 3, [[0.1, 1]] * 3, (0.1, 0.5, 1.0), [1, 1.1], 3.0),
+    "theory.kl_by_beta": lambda: theory.kl_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
+    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 4, [[0.1, 1]] * 4, ["a", "b", "c", "soft"], 3.0),
     "theory.pull_by_gap": lambda: theory.pull_by_gap((0.1, 0.5, 1.0), (0, 2.2), beta=0.5),
-    "theory.weight_and_loss": lambda: theory.weight_and_loss([0.01, 1, 3], (2.2, 0.0, -1.0), (0.58, 0.13)),
     "tokens.token_strip": lambda: tokens.token_strip([("chosen", ["A", " b"], [-0.5, -9.0])], title="log-probs"),
+    "tokens.shift_and_mask": lambda: tokens.shift_and_mask(["a", ":", " b", "<pad>"], [0, 0, 1, 0], [0, -1.5, 0]),
     "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
     "training.two_arms": lambda: training.two_arms(ARMS, "DPO parts the two replies"),
     "training.training_panels": lambda: training.training_panels(20)[0],
@@ -323,27 +320,19 @@ def test_paths_through_kl_and_win_rate():
 # ---- theory ----
 
 
-def test_theory_figures_draw_their_numbers():
-    (axis,) = drawn("theory.climb").axes
-    assert y_values(axis.lines[2]) == pytest.approx([0.05 * n for n in range(11)]) and len(axis.texts) == 3
+def test_closed_forms_have_a_panel_for_each_beta():
     low, high = drawn("theory.closed_forms").axes
     assert [bar.get_width() for bar in low.patches] == [0.9, 0.1, 0.5, 0.5] and title(high) == "β = 1"
     assert tick_words(low) == ["a", "b"]
-    (axis,) = drawn("theory.implicit_rewards").axes
-    assert words(axis) == ["  β = 0.1", "  β = 1", "equal"] and axis.get_xlim() == (-1.8, 2.7)
-    (axis,) = drawn("theory.preference_shares").axes
-    assert y_values(axis.lines[1]) == [0.6, 0.7, 0.9] and list(axis.lines[2].get_xdata()) == [2.0]
 
 
-def test_figures_of_beta_have_logarithmic_axes_and_named_lines():
-    (axis,) = drawn("theory.leash_by_beta").axes
+def test_figures_of_beta_name_their_lines_and_hide_no_height_behind_a_log_axis():
+    (axis,) = drawn("theory.kl_by_beta").axes
     assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["0.1", "0.5", "1", "5", "20"]
-    gaps, kls = drawn("theory.no_end").axes
-    assert gaps.get_yscale() == kls.get_yscale() == "log" and len(gaps.lines) == 4 and len(kls.lines) == 4
+    margins, kls = drawn("theory.no_end").axes
+    assert margins.get_yscale() == kls.get_yscale() == "linear" and words(margins) == ["a", "b", "c", "soft"]
     (axis,) = drawn("theory.pull_by_gap").axes
-    assert words(axis) == ["0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
-    weight, loss = drawn("theory.weight_and_loss").axes
-    assert words(weight) == ["peak at β = 0.58"] and loss.lines[2].get_label() == "Δ = −1"
+    assert words(axis) == ["β = 0.1", "β = 0.5", "β = 1", "0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
 
 
 # ---- tokens and training ----
@@ -354,6 +343,11 @@ def test_a_token_strip_shows_tokens_and_their_values():
     assert words(axis) == ["chosen", "A", "-0.50", "␣b", "-9.00"] and title(axis) == "log-probs"
     figure = tokens.token_strip([("Δ", ["A", "B", "C"], [1.0, -2.0, 0.0])], difference=True)
     assert words(figure.axes[0])[2::2] == ["▲ +1.00", "▼ −2.00", "0.00"]
+
+
+def test_the_shift_puts_each_token_under_the_one_before_it_and_only_scored_ones_have_a_log_prob():
+    (axis,) = drawn("tokens.shift_and_mask").axes
+    assert words(axis)[:12] == ["a", ":", "0", "·", ":", "␣b", "1", "−1.50", "␣b", "<pad>", "0", "·"]
 
 
 def test_the_data_flow_ends_in_the_loss_of_the_pair():

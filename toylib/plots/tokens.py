@@ -40,6 +40,35 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
     return figure
 
 
+def shift_and_mask(tokens, mask, logps):
+    """Draw one sequence as the loss sees it: the tokens read, under each the next one, its mask and its log-prob in nats.
+
+    `tokens` and `mask` (1 where scored) have one entry per position, `logps` one for each position but the first.
+    """
+    figure, (axis,) = new_figure(height=2.5)
+    columns = list(zip(tokens[:-1], tokens[1:], mask[1:], logps, strict=True))
+    names = ("read", "predict", "mask", "log-prob")
+    x, middle = 0.0, {"ha": "center", "va": "center"}
+    for read, predicted, scored, logp in columns:
+        width = _token_width(max(read, predicted, key=len))
+        color = COLORS["other"] if scored else "#E8E6DF"
+        for row, (text, fill) in enumerate(((read, "#FFFFFF"), (predicted, color))):
+            axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
+            axis.text(x + width / 2 - 0.06, -row, plain(_visible(text)), family=MONO, fontsize=9, **middle)
+        axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
+        axis.text(
+            x + width / 2 - 0.06, -3, f"{logp + 0.0:.2f}".replace("-", "−") if scored else "·", fontsize=9, **middle
+        )
+        x += width
+    for row, name in enumerate(names):
+        axis.text(-0.6, -row, name, ha="right", va="center", fontweight="bold")
+    axis.set_xlim(-0.16 * x, x)
+    axis.set_ylim(-3.5, 0.5)
+    axis.set_title("Every column predicts the next token, but only the reply counts", loc="left")
+    axis.axis("off")
+    return figure
+
+
 def _log_prob_look(value, low):
     return _mix("#FFFFFF", COLORS["other"], min(1.0, max(0.0, value / low))), f"{value:.2f}".replace("-0.00", "0.00")
 
