@@ -161,11 +161,11 @@ def test_headings_go_down_one_level_at_a_time(path):
 
 
 @each_notebook
-def test_ends_on_ten_questions_with_folded_answers(path):
+def test_ends_on_five_or_ten_questions_with_folded_answers(path):
     asked = [cell.source for cell in load(path).cells if cell.source.startswith("## Check yourself\n")]
     assert load(path).cells[-2].source in asked and len(asked) == 1, "it comes before the three lines"
     folds = re.findall(r"<summary>(\d+)\. (.+?)</summary>\n\n(.+?)\n\n</details>", asked[0], re.DOTALL)
-    assert [int(number) for number, _, _ in folds] == list(range(1, 11))
+    assert [int(number) for number, _, _ in folds] in (list(range(1, 6)), list(range(1, 11)))
     for number, _, answer in folds:
         words = re.sub(
             r"\((?:\[[^]]*\]\([^)\s]*(?:\([^)\s]*\))*[^)\s]*\)(?:, )?)+\)\s*$|\(section [^)]*\)\s*$", "", answer
