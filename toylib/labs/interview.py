@@ -87,9 +87,8 @@ def read_cards(path) -> list[Card]:
 
 def as_text(markdown) -> str:
     """Return Markdown as one line of plain text: emphasis, code marks and line breaks go, links keep their label."""
-    return re.sub(
-        r"\s+", " ", re.sub(r"\*\*|`|(?<!\w)\*(?=\S)|(?<=[\w.])\*(?!\w)", "", LINK.sub(r"\1", markdown))
-    ).strip()
+    text = re.sub(r"\*\*|`", "", LINK.sub(r"\1", markdown))
+    return re.sub(r"\s+", " ", re.sub(r"(?<!\w)\*(\S.*?)\*(?!\w)", r"\1", text)).strip()  # not the star of π*
 
 
 def as_tsv(cards) -> str:

@@ -31,7 +31,7 @@ def coverage(counts, levels) -> Figure:
 
 def dpo_beside_ppo() -> Figure:
     """Draw the models and the flow of one update, DPO left and PPO right. Trained models have thick, filled boxes."""
-    figure, axes = new_figure(columns=2, height=4.3)
+    figure, axes = new_figure(columns=2, height=4.3, width=6.6)  # narrow: it is read on phones
     for axis in axes:
         axis.set(xlim=(0, 10), ylim=(0, 10))
         axis.axis("off")
@@ -52,7 +52,7 @@ def dpo_beside_ppo() -> Figure:
     _box(ppo, (5.3, 2.7, 4.5), "critic", "chosen", trained=True)
     _box(ppo, (0.2, 2.7, 4.5), "score − β·KL", "margin")
     _box(ppo, (0.8, 0.3, 8.4), "clipped ratio × advantage", "example")
-    _arrows(ppo, ((4.7, 8.8), (5.3, 8.8)), ((7.6, 8.0), (7.6, 6.8)), ((2.4, 8.0), (2.4, 6.8)), ((2.4, 5.2), (2.4, 4.2)))
+    _arrows(ppo, ((4.7, 8.8), (5.3, 8.8)), ((7.6, 8.0), (7.6, 6.8)), ((5.6, 8.0), (4.4, 6.8)), ((2.4, 5.2), (2.4, 4.2)))
     _arrows(ppo, ((5.4, 5.2), (4.4, 4.2)), ((2.4, 2.6), (3, 1.8)), ((7.6, 2.6), (7, 1.8)))
     return figure
 
