@@ -8,6 +8,7 @@
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
+    python3 lab.py cards [--output FILE]  writes the interview's cards as TSV, for spaced repetition
     python3 lab.py address [URL]          writes URL, or that of the git remote `origin`, into every notebook, with a Colab badge
 
 Standard library only, because it runs before anything is installed. What is done to notebooks is in notebooks/build.py.
@@ -226,10 +227,11 @@ def main(arguments):
     rest = arguments[1:] if arguments[:1] == [command] else arguments
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
-    elif command in ("address", "map"):  # these need nothing installed
-        runpy.run_path(str(NOTEBOOKS / "build.py"))["main"](command, rest)
+    elif command in ("address", "map", "cards"):  # these need nothing installed
+        script = ROOT / "toylib" / "labs" / "interview.py" if command == "cards" else NOTEBOOKS / "build.py"
+        runpy.run_path(str(script))["main"](command, rest)
     elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench, address and map"
+        there = "lab, test, run, build, bench, cards, address and map"
         sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []

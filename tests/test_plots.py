@@ -75,6 +75,7 @@ FIGURES = {
     "failures.dot_rows": lambda: failures.dot_rows({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
     "failures.bars": lambda: failures.bars(pandas.DataFrame({"win rate": [0.9, 0.4], "words": [8, 20]}, ["a", "b"])),
     "failures.flips": lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES)),
+    "interview.dpo_beside_ppo": interview.dpo_beside_ppo,
     "interview.coverage": lambda: interview.coverage(
         {"loss": [1, 2, 3], "data": [4, 5, 6]}, ["easy", "middle", "hard"]
     ),
