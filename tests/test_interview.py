@@ -33,7 +33,7 @@ from toylib.labs.interview import (
     read_sentences,
 )
 from toylib.widgets import interview_html
-from toylib.widgets import live as widgets
+from toylib.widgets import kernel as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
 
