@@ -206,7 +206,7 @@ def build_live():
 def test_a_screen_reader_hears_the_numbers_change_and_meets_one_picture(shown):
     live = explorer(shown)
     assert live.html.count('aria-live="polite"') == 1 and live.html.count('role="img"') == 1
-    assert all('alt=""' in image for image in re.findall(r"<img[^>]*>", live.html))
+    assert live.html.count('alt=""') == len(live.layers)
 
 
 @pytest.mark.parametrize("weight", [False, True])
