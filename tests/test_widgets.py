@@ -258,15 +258,23 @@ def metrics(step):
     return fine | {"loss": 0.69 / step, "rewards/margins": 0.07 * step}
 
 
-def test_training_curves_are_drawn_at_every_tenth_step_and_the_last(shown):
-    on_step = watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10)
+def test_training_curves_are_drawn_more_often_than_kl_is_sampled(shown):
+    on_step = watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10, draw_every=4)
     history = [metrics(step) for step in range(1, 26)]
     for step, row in enumerate(history, 1):
         on_step(step, row, None)
-    assert [re.search(r"step (\d+) of 25", bundle["text/plain"]).group(1) for bundle, _ in shown] == ["10", "20", "25"]
+    assert [re.search(r"step (\d+) of 25", bundle["text/plain"]).group(1) for bundle, _ in shown] == [
+        "4",
+        "8",
+        "12",
+        "16",
+        "20",
+        "24",
+        "25",
+    ]
     assert "chosen +5.00, of rejected -12.50, margin 17.50, accuracy 1.00" in shown[-1][0]["text/plain"]
     assert [step for step, row in enumerate(history, 1) if not math.isnan(row["kl"])] == [1, 10, 20, 25]
-    assert len({bundle["image/png"] for bundle, _ in shown}) == 3
+    assert len({bundle["image/png"] for bundle, _ in shown}) == 7
 
 
 def test_training_panels_grow_only_when_a_line_leaves_them():
