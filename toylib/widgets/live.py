@@ -50,15 +50,15 @@ def live_figure(figure, artists, update, values, value, name, alt, below=None) -
     stacks = [stack([readout(*entries) for entries in numbers], at, 'aria-live="polite"')]
     stacks += [stack([below(one) for one in values], at)] if below else []
     control = slider(name, [entries[0] for entries in numbers], at)
-    picture = f'<div class="toylib-stack" style="display: none; {background}">{images}</div>'
+    picture = f'<div class="toylib-moving toylib-stack" style="display: none; {background}">{images}</div>'
     return live_html(control, picture, whole, alt, "".join(stacks), at)
 
 
 def live_html(control, picture, whole, alt, under, at=0) -> str:
     """Return the parts of a live figure as one piece of HTML.
 
-    `control` and `picture` are hidden until the handler of `whole`, a Pillow image, has run: then it gives way to them.
-    `under` stands below. `at` is the position of the slider, and which child of each stack is seen.
+    `control`, made of sliders, and `picture`, of the class `toylib-moving`, are hidden until the handler of `whole`, a
+    Pillow image, has run: then it gives way to them. `under` stands below. `at` is which child of each stack is seen.
     """
     width, height = whole.size
     still = f'<img alt="{escaped(alt)}" width="{width}" height="{height}" src="{_data_url(whole)}" onload="{escaped(START % at)}">'
@@ -69,13 +69,16 @@ def live_html(control, picture, whole, alt, under, at=0) -> str:
     return f'<div class="toylib-live" style="max-width: {width}px">{LOOK}{control}{box}{under}</div>'
 
 
-def slider(name, positions, at) -> str:
-    """Return a slider through `positions`, a text for each, as HTML. It stands at position number `at`, and is hidden."""
+def slider(name, positions, at, after="") -> str:
+    """Return a slider through `positions`, a text for each, as HTML. It stands at position number `at`, and is hidden.
+
+    `after` is HTML behind it. The handler of an element around it gets its `input` events too.
+    """
     texts = escaped("|".join(text.replace("|", "/") for text in positions))
     return (
         f'<label class="toylib-slider" style="display: none"><span>{name}</span><input type="range" min="0" max="{len(positions) - 1}" '
         f'step="1" value="{at}" autocomplete="off" aria-valuetext="{escaped(positions[at])}" data-texts="{texts}" '
-        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()"></label>'
+        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()">{after}</label>'
     )
 
 
@@ -107,7 +110,7 @@ def escaped(text) -> str:
 # All that a page does. Jupyter takes arrow keys for its own where a slider lets them through.
 START = """
 const box = this.closest('.toylib-live');
-for (const one of box.querySelectorAll('.toylib-slider, .toylib-picture .toylib-stack')) one.style.display = '';
+for (const one of box.querySelectorAll('.toylib-slider, .toylib-moving')) one.style.display = '';
 for (const stack of box.querySelectorAll('.toylib-stack'))
     for (const [at, one] of [...stack.children].entries()) {
         one.style.display = '';
@@ -116,6 +119,7 @@ for (const stack of box.querySelectorAll('.toylib-stack'))
 this.style.display = 'none';
 const scroller = this.closest('.toylib-picture');
 if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
+for (const one of box.querySelectorAll('input')) one.dispatchEvent(new Event('input', {bubbles: true}));
 """
 MOVE = """
 const was = this.dataset.was ?? this.defaultValue;
@@ -138,9 +142,13 @@ LOOK = """<style>
 .toylib-slider input:focus { outline: none }
 .toylib-slider input:focus-visible::-webkit-slider-thumb { outline: 2px solid; outline-offset: 2px }
 .toylib-slider input:focus-visible::-moz-range-thumb { outline: 2px solid; outline-offset: 2px }
-.toylib-stack { display: grid; font-variant-numeric: tabular-nums }
+.toylib-controls { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 32px }
+.toylib-controls span { flex: none; width: 9.5em }
+.toylib-controls span.toylib-value { width: 5.5em }
+.toylib-stack, .toylib-numbers { font-variant-numeric: tabular-nums }
+.toylib-stack { display: grid }
 .toylib-stack > * { grid-area: 1 / 1; min-width: 0 }
-.toylib-stack > div > span { display: inline-block; margin-right: 2em }
+.toylib-numbers > span, .toylib-stack > div > span { display: inline-block; margin-right: 2em }
 .toylib-picture img { display: block; width: 100% !important; max-width: none !important; height: auto; margin: 0 }
 [data-jp-theme-light="false"] .toylib-picture, html[theme="dark"] .toylib-picture { filter: brightness(.8) }
 @media (prefers-color-scheme: dark) { body:not([data-jp-theme-light]) .toylib-picture { filter: brightness(.8) } }
