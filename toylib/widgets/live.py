@@ -98,8 +98,8 @@ def show_live(live: str, picture: bytes, alt: str) -> None:
     """Display the HTML of `live_figure`. The PNG `picture` or the text `alt` replaces it on GitHub and in print."""
     from IPython.display import display
 
-    bundle = {"text/html": live, "image/png": picture, "text/plain": alt}
-    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+    bundle, metadata = plots.shown(picture, alt)
+    display(bundle | {"text/html": live}, metadata=metadata, raw=True)
 
 
 def escaped(text) -> str:

@@ -47,11 +47,11 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every
             f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "
             f"loss {metrics['loss']:.3f}."
         )
-        bundle = {"image/png": _png(pixels.quantize(palette=palette, dither=0)), "text/plain": alt}
+        bundle, metadata = plots.shown(_png(pixels.quantize(palette=palette, dither=0)), alt)
         if handle is None:
             print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
-            handle = display(bundle, metadata={"image/png": {"alt": alt}}, raw=True, display_id=True)
+            handle = display(bundle, metadata=metadata, raw=True, display_id=True)
         else:
-            handle.update(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+            handle.update(bundle, metadata=metadata, raw=True)
 
     return on_step
