@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from toylib import plots
@@ -192,15 +193,34 @@ def test_static_picture_of_the_weights_says_them(shown):
 
 def test_a_live_figure_needs_no_script_block_no_id_and_no_widget(shown):
     live = explorer(shown)
-    assert not re.search(r"<script|\bid=|ipywidgets|https?:", live.html)
-    assert live.html.startswith(build_live()) and "\n\n" not in live.html
+    assert not re.search(r"<script|\bid=|ipywidgets|https?:", live.html) and "\n\n" not in live.html
 
 
-def build_live():
-    """How build.py knows a live figure."""
-    from conftest import ROOT, freshly_loaded
+def test_build_writes_live_figures_for_pages_and_commits_their_pictures(shown, build, tmp_path):
+    widgets_pair.beta_explorer()
+    bundle = shown[0][0] | {"image/png": "iVBORw0KGgo="}
+    table = {"text/html": "<table></table>", "text/plain": "table"}
+    outputs = [{"output_type": "display_data", "data": dict(data)} for data in (bundle, table)]
+    cells = [{"id": "a", "cell_type": "code", "metadata": {}, "outputs": outputs}]
+    (tmp_path / "live").mkdir()
+    for stale in ("01_gone.html", "02_kept.html"):
+        (tmp_path / "live" / stale).touch()
+    notebook = {"cells": cells, "metadata": {}}
+    build.write_live(notebook, tmp_path / "01_x.ipynb")
+    assert sorted(file.name for file in (tmp_path / "live").iterdir()) == ["01_a.html", "02_kept.html"]
+    assert (tmp_path / "live" / "01_a.html").read_text(encoding="utf-8") == bundle["text/html"] + "\n"
+    first, second = build.normalised(notebook)["cells"][0]["outputs"]
+    assert set(first["data"]) == {"image/png", "text/plain"} and set(second["data"]) == {"text/html", "text/plain"}
 
-    return freshly_loaded(ROOT / "notebooks" / "build.py").LIVE
+
+def test_shipped_live_figures_belong_to_cells_and_are_small():
+    files = sorted((ROOT / "notebooks" / "live").glob("*.html"))
+    for file in files:
+        number, cell = file.stem.split("_", 1)
+        (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        assert f'"id": "{cell}"' in path.read_text(encoding="utf-8"), f"{file.name}: build the notebook"
+        assert file.stat().st_size < 400_000
+    assert files and sum(file.stat().st_size for file in files) < 3_000_000
 
 
 def test_a_screen_reader_hears_the_numbers_change_and_meets_one_picture(shown):
