@@ -91,13 +91,14 @@ def run_all(page, timeout=1500):
 
 
 def scroll_to(page, found):
-    """Bring `found` into view; JupyterLab attaches cells only when they are scrolled to."""
+    """Bring `found` into view; JupyterLab attaches cells only when they are scrolled to, on a busy machine late."""
     cells = page.locator(".jp-Cell, .cell")
-    for number in range(cells.count()):
-        if found.count():
-            break
-        cells.nth(number).scroll_into_view_if_needed()
-        page.wait_for_timeout(100)
+    for patience in (100, 500, 2000):
+        for number in range(cells.count()):
+            if found.count():
+                break
+            cells.nth(number).scroll_into_view_if_needed()
+            page.wait_for_timeout(patience)
     found.first.scroll_into_view_if_needed()
 
 

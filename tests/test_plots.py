@@ -356,7 +356,7 @@ def test_one_target_after_the_other_is_marked_and_only_the_reply_is_summed():
     figure, panels = tokens.shift_panels(["a", "b", " c", "."], [-1.0, -2.0, -0.5], 2)
     sums = [tokens.move_to_target(panels, position) for position in (1, 2, 3)]
     assert sums == [0.0, -2.0, -2.5] and panels["artists"][0].get_x() == panels["boxes"][0][2].get_x()
-    assert words(figure.axes[0])[-2:] == [".: -0.50 nats, scored", "sum of the reply so far: −2.00 −0.50 = -2.50"]
+    assert words(figure.axes[0])[-2:] == [".: −0.50 nats, scored", "sum of the reply so far: (−2.00) + (−0.50) = −2.50"]
 
 
 def test_points_of_the_triangle_are_the_policies():

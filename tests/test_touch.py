@@ -65,9 +65,9 @@ def test_each_token_names_its_row_and_only_the_reply_is_summed(shown):
     live = shown[0]["text/html"]
     assert live.count("masked: it belongs to the prompt") == START - 1
     assert all(f"<span>from row {row}</span>" in live for row in range(len(LOGPS)))
-    sums = [0, 0, -2.0, -2.5, -2.75]
-    assert [f"sum {total:.2f} nats" in live for total in sums] == [True] * 5
-    assert "add up to -2.75 nats" in shown[0]["text/plain"] and "target 2, :" in live
+    sums = ["0.00", "0.00", "−2.00", "−2.50", "−2.75"]
+    assert [f"sum {total} nats" in live for total in sums] == [True] * 5
+    assert "add up to −2.75 nats" in shown[0]["text/plain"] and "target 2, :" in live
 
 
 @pytest.mark.parametrize("bad", [(TOKENS, LOGPS[1:], 3), (TOKENS, LOGPS, 0), (TOKENS, LOGPS, 6)])

@@ -8,12 +8,12 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 STEPS = (0, *sorted({round(10 ** (n / 7)) for n in range(29)}))  # up to 10,000, evenly on a logarithmic scale
 FIRST, SECOND = np.triu_indices(3, 1)
-ROLES = {"soft": "margin", "hard": "rejected", "shared": "chosen"}
+ROLES = {"hard": ("amber", "--"), "soft": ("margin", "-"), "shared": ("other", "-.")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def triangle(axis, world) -> None:
     ):
         text = f"{plain(name)}, reward {reward:+g}".replace("-", "−")
         axis.text(*(corner + (dx, dy)), text, ha=ha, va="top" if dy else "center", fontsize=9)
-    axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["chosen"], lw=1.2)
+    axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["other"], lw=1.4)
     axis.plot(*(world.reference @ CORNERS), "o", ms=8, mfc=COLORS["ground"], color=COLORS["ink"], zorder=4)
     axis.annotate("reference", world.reference @ CORNERS, (8, -3), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.set(xlim=(-0.12, 1.12), ylim=(-0.13, 0.93), aspect="equal")
@@ -113,16 +113,16 @@ def beta_triangle(world, betas) -> tuple[Figure, list]:
     triangle(axis, world)
     axis.plot(*(np.array([world.optimum(beta) for beta in betas]) @ CORNERS).T, color=COLORS["ink"], lw=1.5)
     looks = (
-        ("optimum", "s", "example", "the optimum of reward − β·KL"),
-        ("shared, DPO", "D", "chosen", "one shared feature: where DPO ends"),
-        ("shared, goal", "^", "chosen", "one shared feature: best reward − β·KL"),
+        ("optimum", "s", "ink", "the optimum of reward − β·KL"),
+        ("shared, DPO", "D", "other", "one shared feature: where DPO ends"),
+        ("shared, goal", "^", "other", "one shared feature: best reward − β·KL"),
     )
     points = [axis.plot([], [], mark, ms=9, color=COLORS[role], mec="white", zorder=5)[0] for _, mark, role, _ in looks]
     for row, (_, mark, role, words) in enumerate(looks):
         key.plot(0.02, 0.9 - 0.09 * row, mark, ms=9, color=COLORS[role], mec="white")
-        key.text(0.09, 0.9 - 0.09 * row, words, va="center", fontsize=9, color=WORDS[role])
+        key.text(0.09, 0.9 - 0.09 * row, words, va="center", fontsize=9)
     for row, (line, color, words) in enumerate(
-        (("-", COLORS["ink"], "the optimum's path over β"), (":", COLORS["chosen"], "all that the shared feature can reach"),
+        (("-", COLORS["ink"], "the optimum's path over β"), (":", COLORS["other"], "all that the shared feature can reach"),
          ("-", "#C9C5B8", "equal KL: 0.1, 0.3, 0.6, 1, 1.5 nats"))
     ):  # fmt: skip
         key.plot([0, 0.05], [0.6 - 0.09 * row] * 2, line, color=color, lw=1.5)
@@ -145,7 +145,7 @@ def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
     """Return a triangle beside the KL over the steps, and the artists of each of `World.runs` that `move_step` moves."""
     figure, (axis, right) = new_figure(columns=2, width=8.6, height=4.2, width_ratios=[1.5, 1])
     triangle(axis, world)
-    axis.plot(*(world.optimum(beta) @ CORNERS), "s", ms=9, color=COLORS["example"], mec="white", zorder=4)
+    axis.plot(*(world.optimum(beta) @ CORNERS), "s", ms=9, color=COLORS["ink"], mec="white", zorder=4)
     axis.set_title(f"Where the loss takes a policy, β = {beta:g}", loc="left")
     right.set(
         xscale="symlog",
@@ -155,18 +155,16 @@ def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
     )
     right.set_title("KL to the reference, nats", loc="left")
     artists = {}
-    for run, role in ROLES.items():
-        style = {"color": COLORS[role], "lw": 1.8}
+    for run, (role, line) in ROLES.items():
+        style = {"color": COLORS[role], "lw": 1.8, "ls": line}
         artists[run] = [
             axis.plot([], [], **style)[0],
             axis.plot([], [], "o", ms=8, color=COLORS[role], mec="white", zorder=5)[0],
             right.plot([], [], **style)[0],
         ]
         end = world.kl(runs[run][-1])
-        words = {"soft": "soft labels", "hard": "hard labels", "shared": "soft, one feature"}[run]
-        right.annotate(
-            words, (STEPS[-1], end), (-4, 5), textcoords="offset points", ha="right", fontsize=9, color=WORDS[role]
-        )
+        words, up = {"soft": ("soft labels", -12), "hard": ("hard labels", 5), "shared": ("soft, one feature", 5)}[run]
+        right.annotate(words, (STEPS[-1], end), (-4, up), textcoords="offset points", ha="right", fontsize=9)
     return figure, artists
 
 

@@ -132,7 +132,8 @@ def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
         start: the position of the reply's first token.
     """
     figure, (axis,) = new_figure(height=3.6, width=9.6)
-    widths = [0.62 * max(3, len(visible(token))) + 0.5 for token in tokens]
+    pairs = zip(tokens, [*tokens[1:], ""], strict=True)
+    widths = [0.6 * max(3, len(visible(token)), len(visible(target))) + 0.5 for token, target in pairs]
     lefts = [sum(widths[:at]) for at in range(len(tokens))]
     for row, label in enumerate(("row of logits at", "target, one later")):
         axis.text(-0.8, 2.5 - 1.5 * row, label, ha="right", va="center")
@@ -149,10 +150,8 @@ def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
             box = Rectangle((lefts[at], 2.2 - 1.5 * row), widths[at] - 0.12, 0.6, lw=0.6, **look)
             axis.add_patch(box)
             boxes[row].append(box)
-            middle = {"ha": "center", "va": "center", "fontsize": 8}
-            small = min(1.0, widths[at] / (0.62 * len(visible(name)) + 0.4))
-            axis.text(lefts[at] + widths[at] / 2 - 0.06, 2.5 - 1.5 * row, plain(visible(name)), family=MONO,
-                      **middle | {"fontsize": 8 * small})  # fmt: skip
+            middle = {"ha": "center", "va": "center", "fontsize": 8, "family": MONO}
+            axis.text(lefts[at] + widths[at] / 2 - 0.06, 2.5 - 1.5 * row, plain(visible(name)), **middle)
         axis.text(lefts[at] + widths[at] / 2 - 0.06, 2.93, f"{at}", ha="center", fontsize=8, color=COLORS["ink"])
     axis.set(xlim=(-0.2 * sum(widths), sum(widths)), ylim=(-1.5, 3.6))
     axis.axis("off")
@@ -171,6 +170,11 @@ def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
     }
 
 
+def nats(value) -> str:
+    """Return a log-prob with two decimals, a true minus sign, and no sign where it is 0."""
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def move_to_target(panels, position) -> float:
     """Show the token at `position` as the target in a figure of `shift_panels`. Return the sum of the reply up to it."""
     tokens, logps, start = panels["tokens"], panels["logps"], panels["start"]
@@ -182,9 +186,11 @@ def move_to_target(panels, position) -> float:
     arrow.set_data([middle, middle], [source.get_y(), target.get_y() + 0.72])
     scored = logps[start - 1 : position]
     counts = "scored" if position >= start else "masked"
-    note.set_text(f"{plain(visible(tokens[position]))}: {logps[position - 1]:.2f} nats, {counts}")
+    note.set_text(f"{plain(visible(tokens[position]))}: {nats(logps[position - 1])} nats, {counts}")
     right = middle > 0.6 * panels["boxes"][0][-1].get_x()
     note.set(x=source.get_x() + (source.get_width() if right else 0), ha="right" if right else "left")
-    terms = " ".join(f"{value:+.2f}" for value in scored).replace("-", "−")
-    sums.set_text(f"sum of the reply so far: {terms or 'nothing yet'}" + (f" = {sum(scored):.2f}" if terms else ""))
+    terms = " + ".join(f"({nats(value)})" for value in scored)
+    sums.set_text(
+        f"sum of the reply so far: {terms} = {nats(sum(scored))}" if terms else "sum of the reply so far: nothing yet"
+    )
     return float(sum(scored))

@@ -27,15 +27,15 @@ def shift_and_mask(tokens, logps, start) -> None:
     def update(position):
         total = plots_tokens.move_to_target(panels, position)
         entries = [f"target {position}, {escaped(plots_tokens.visible(tokens[position]))}"]
-        entries += [f"from row {position - 1}", f"log-prob {logps[position - 1]:.2f} nats"]
+        entries += [f"from row {position - 1}", f"log-prob {plots_tokens.nats(logps[position - 1])} nats"]
         entries += ["scored" if position >= start else "masked: it belongs to the prompt"]
-        return [*entries, f"sum {total:.2f} nats"]
+        return [*entries, f"sum {plots_tokens.nats(total)} nats"]
 
     last = len(tokens) - 1
     total = sum(logps[start - 1 :])
     alt = (
         f"Tokens 0 to {last} in a row, and below each its target, the token after it. Targets up to {start - 1} belong to "
-        f"the prompt and are masked; {start} to {last} are scored, and their log-probs add up to {total:.2f} nats."
+        f"the prompt and are masked; {start} to {last} are scored, and their log-probs add up to {plots_tokens.nats(total)} nats."
     )
     update(last)
     picture = plots.png(figure)

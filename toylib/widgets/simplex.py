@@ -26,7 +26,7 @@ def simplex_by_beta(names, reference, rewards, feature, beta=1.0) -> None:
         entries = [f"β = {one:g}", f"KL {world.kl(optimum):.2f} nats", f"reward {optimum @ world.rewards:+.2f}"]
         best = int(np.argmax(world.rewards))
         entries += [f"optimum gives {names[best]} {optimum[best]:.4f}"]
-        return [*entries, f"with one feature: DPO {by_loss[best]:.4f}, best goal {by_goal[best]:.4f}"]
+        return [*entries, f"one feature: {by_loss[best]:.4f} by DPO, {by_goal[best]:.4f} by reward − β·KL"]
 
     alt = "Three replies as corners of a triangle. " + " ".join(f"{', '.join(update(one)[:4])}." for one in betas[::6])
     update(beta)
