@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIVE = '<div class="toylib-live"'  # how a live figure begins; toylib/widgets/live.py
 
 
 def main(command, arguments):
@@ -29,6 +30,7 @@ def main(command, arguments):
         notebook = formatted(path) if command == "build" else read(path)
         execute(notebook, path)
         if command == "build":
+            write_live(notebook, path)
             write(normalised(notebook), path)
     print(f"{len(arguments)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
 
@@ -185,7 +187,10 @@ def execute(notebook, path):
 
 
 def normalised(notebook):
-    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece."""
+    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece.
+
+    An output that has a PNG keeps it and its alternative text; HTML that shows the same goes to `write_live`.
+    """
     python = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook["metadata"] = {"kernelspec": python, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     for cell in notebook["cells"]:
@@ -194,8 +199,24 @@ def normalised(notebook):
         if cell["cell_type"] == "code":
             cell["outputs"] = merged(cell["outputs"])
             for output in cell["outputs"]:
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+                data = output.get("data", {})
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                if "image/png" in data:
+                    data.pop("text/html", None)
     return notebook
+
+
+def write_live(notebook, path):
+    """Write the live figures of a notebook, for pages: live/NN_CELL.html for a cell that shows one, and no other live/NN_*."""
+    folder, number = path.parent / "live", path.name[:2]
+    for old in folder.glob(f"{number}_*.html"):
+        old.unlink()
+    for cell in notebook["cells"]:
+        pieces = [output.get("data", {}).get("text/html", "") for output in cell.get("outputs", [])]
+        if live := [piece for piece in pieces if piece.startswith(LIVE)]:
+            folder.mkdir(exist_ok=True)
+            text = "\n".join(live) + "\n"
+            (folder / f"{number}_{cell['id']}.html").write_text(text, encoding="utf-8", newline="\n")
 
 
 def merged(outputs):

@@ -43,7 +43,7 @@ from toylib.labs.interview import (
 )
 from toylib.loss import gradient_weight
 from toylib.widgets import interview_html
-from toylib.widgets import live as widgets
+from toylib.widgets import kernel as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
 

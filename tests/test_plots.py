@@ -3,17 +3,19 @@
 No figure warns, and each one is drawn from the numbers it was given.
 """
 
+import dataclasses
 import functools
 import inspect
 import math
 import warnings
 from importlib import import_module
 
+import numpy as np
 import pandas
 import pytest
 
 from toylib import plots
-from toylib.plots import failures, interview, memory, pair, rlhf, style, sweep, theory, tokens, training
+from toylib.plots import failures, interview, memory, pair, rlhf, simplex, style, sweep, theory, tokens, training
 
 STEPS = [1, 2, 3, 4]
 RUN = pandas.DataFrame(
@@ -59,6 +61,7 @@ ARMS = pandas.DataFrame(
         for step in (1, 2)
     ]
 )
+WORLD = simplex.World(("a", "b", "c"), *map(np.array, ((0.2, 0.3, 0.5), (2.0, 0.5, -1.0), (1.0, 0.2, 0.4))))
 WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
 FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
 REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
@@ -97,6 +100,8 @@ FIGURES = {
     "rlhf.under_noise": lambda: rlhf.under_noise(
         METHODS, pandas.DataFrame({"reward model": [0.9, 0.8], "implicit reward": [0.8, 0.6]}, index=[0.0, 0.3])
     ),
+    "simplex.beta_triangle": lambda: simplex.beta_triangle(WORLD, (0.5, 1.0, 2.0))[0],
+    "simplex.step_triangle": lambda: simplex.step_triangle(WORLD, 1.0, WORLD.runs(1.0))[0],
     "sweep.first_steps": lambda: sweep.first_steps(CURVES, until=3),
     "sweep.by_beta": lambda: sweep.by_beta(LAST.groupby("beta").mean(), LAST),
     "sweep.frontier": lambda: sweep.frontier(QUALITY, extra=QUALITY[QUALITY["beta"] == 1.0]),
@@ -111,6 +116,7 @@ FIGURES = {
     "tokens.shift_and_mask": lambda: tokens.shift_and_mask(["a", ":", " b", "<pad>"], [0, 0, 1, 0], [0, -1.5, 0]),
     "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
     "training.two_arms": lambda: training.two_arms(ARMS, "DPO parts the two replies"),
+    "tokens.shift_panels": lambda: tokens.shift_panels(["a", "b", " c"], [-1.0, -2.0], 2)[0],
     "training.training_panels": lambda: training.training_panels(20)[0],
     "training.log_ratios": lambda: training.log_ratios({"β = 0.1": RUN, "β = 1": RUN}),
 }
@@ -147,7 +153,7 @@ def test_every_figure_is_drawn_without_a_warning(name):
 
 
 def test_the_list_of_figures_above_is_complete():
-    modules = ("failures", "interview", "memory", "pair", "rlhf", "sweep", "theory", "tokens", "training")
+    modules = ("failures", "interview", "memory", "pair", "rlhf", "simplex", "sweep", "theory", "tokens", "training")
     makers = ("new_figure(", "panel_grid(", "styled_figure(", "empty_bars(", "lab_axes(")
     found = {
         f"{module}.{name}"
@@ -358,6 +364,24 @@ def test_the_data_flow_ends_in_the_loss_of_the_pair():
     assert f"= {math.log(1 + math.exp(-1.25)):.4f}" in shown and "log πref(rejected) = −12.50" in shown
 
 
+def test_one_target_after_the_other_is_marked_and_only_the_reply_is_summed():
+    figure, panels = tokens.shift_panels(["a", "b", " c", "."], [-1.0, -2.0, -0.5], 2)
+    sums = [tokens.move_to_target(panels, position) for position in (1, 2, 3)]
+    assert sums == [0.0, -2.0, -2.5] and panels["artists"][0].get_x() == panels["boxes"][0][2].get_x()
+    assert words(figure.axes[0])[-2:] == [".: −0.50 nats, scored", "sum of the reply so far: (−2.00) + (−0.50) = −2.50"]
+
+
+def test_points_of_the_triangle_are_the_policies():
+    figure, points = simplex.beta_triangle(WORLD, (0.5, 1.0))
+    for point, policy in zip(points, simplex.move_beta(points, WORLD, 1.0), strict=True):
+        assert np.array(point.get_data())[:, 0] == pytest.approx(policy @ simplex.CORNERS)
+    assert "a, reward +2" in words(figure.axes[0])
+    runs = WORLD.runs(1.0)
+    _, artists = simplex.step_triangle(WORLD, 1.0, runs)
+    simplex.move_step(artists, WORLD, runs, simplex.STEPS[3])
+    assert y_values(artists["hard"][2]) == pytest.approx(WORLD.kl(runs["hard"][:4]))
+
+
 def test_training_panels_and_log_ratios():
     axes = drawn("training.training_panels").axes
     assert [title(axis) for axis in axes[:5]] == [name for name, _, _ in training.PANELS]
@@ -386,6 +410,19 @@ def test_two_arms_start_at_the_reference_and_share_a_scale():
     assert [text.get_text() for text in quality.get_legend().get_texts()] == ["DPO", "SFT"]
 
 
+def test_the_words_of_a_figure_reach_the_page(monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(
+        IPython.display, "display", lambda data, metadata=None, raw=False: shown.append((data, metadata))
+    )
+    plots.show(style.new_figure(width=2, height=1)[0], 'A "quoted" <line>')
+    ((data, metadata),) = shown
+    assert data["text/html"].startswith('<img alt="A &quot;quoted&quot; &lt;line&gt;" src="data:image/png;base64,')
+    assert data["text/plain"] == metadata["image/png"]["alt"] == 'A "quoted" <line>'
+
+
 # ---- text is text ----
 
 ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
@@ -408,6 +445,8 @@ def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
         lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),
         lambda: tokens.token_strip([(text, [text, "\n"], [-1.0, -2.0])], title=text),
         lambda: tokens.data_flow(text, "two\nlines", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+        lambda: tokens.shift_panels([text, text, "b"], [-1.0, -2.0], 1)[0],
+        lambda: simplex.beta_triangle(dataclasses.replace(WORLD, names=(text, "b", text)), (0.5, 1.0))[0],
         lambda: training.log_ratios({text: RUN}),
     ]
     with warnings.catch_warnings():
