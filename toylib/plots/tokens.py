@@ -55,7 +55,7 @@ def shift_and_mask(tokens, mask, logps):
         color = COLORS["other"] if scored else "#E8E6DF"
         for row, (text, fill) in enumerate(((read, "#FFFFFF"), (predicted, color))):
             axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
-            axis.text(x + width / 2 - 0.06, -row, plain(_visible(text)), family=MONO, fontsize=9, **middle)
+            axis.text(x + width / 2 - 0.06, -row, plain(visible(text)), family=MONO, fontsize=9, **middle)
         axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
         axis.text(
             x + width / 2 - 0.06, -3, f"{logp + 0.0:.2f}".replace("-", "−") if scored else "·", fontsize=9, **middle
