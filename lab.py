@@ -6,6 +6,7 @@
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
+    python3 lab.py gpu [--rehearse]       measures everything that needs a GPU; `--help` says what to bring there
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
     python3 lab.py address URL            writes the repository's address into pyproject.toml, every notebook and badge
 
@@ -198,12 +199,10 @@ def test(arguments):
 
 
 def bench(arguments):
-    helpers = ("peers", "slider_cells")
-    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem not in helpers}
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
-    if name not in there:
-        sys.exit(f"lab.py: there is no benchmark {name}; there are {', '.join(there)}.")
-    hand_over(there[name], *rest)
+    if name not in ("engine", "sliders", "gpu_day"):
+        sys.exit(f"lab.py: there is no benchmark {name}; there are engine, sliders.")
+    hand_over(ROOT / f"tests/bench/{name}.py", *rest)
 
 
 def notebooks():
@@ -226,8 +225,10 @@ def main(arguments):
         print(__doc__)
     elif command in ("address", "map"):  # these need nothing installed
         runpy.run_path(str(NOTEBOOKS / "build.py"))["main"](command, rest)
-    elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench, address and map"
+    elif command == "gpu" and importlib.util.find_spec("torch"):  # such a machine often brings its own, made for CUDA
+        sys.exit(subprocess.call([sys.executable, ROOT / "tests/bench/gpu_day.py", *rest]))
+    elif command not in ("lab", "test", "run", "build", "bench", "gpu"):
+        there = "lab, test, run, build, bench, gpu, address and map"
         sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []
@@ -238,7 +239,7 @@ def main(arguments):
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
         else:
-            {"lab": lab, "test": test, "bench": bench}[command](rest)
+            {"lab": lab, "test": test}.get(command, bench)(["gpu_day", *rest] if command == "gpu" else rest)
 
 
 if __name__ == "__main__":

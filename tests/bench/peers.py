@@ -164,7 +164,7 @@ def build(name, shape, pairs, batch, device):
 
 def in_one_line(problem):
     """What went wrong, by type and by the first line of its message."""
-    return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:200]}"
+    return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:400]}"
 
 
 def spread(values):
