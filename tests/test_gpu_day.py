@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,15 @@ def test_started_again_it_skips_what_is_done_and_tries_again_what_failed(day, ca
     assert result(day, "broken")["status"] == "done" and "problem" not in result(day, "broken")
 
 
+def test_on_another_machine_the_model_is_trained_again_only_if_a_step_still_needs_it(day, monkeypatch):
+    steps = {"model": (30, "the model"), "fp16": (30, "what trains it"), "last": (30, "what comes last")}
+    monkeypatch.setattr(day, "STEPS", steps)
+    day.main(["--only", "model"])
+    day.main(["--only", "model", "fp16"])
+    day.main([])
+    assert calls(day) == ["model", "model", "fp16", "last"]
+
+
 def test_a_result_that_was_cut_off_while_it_was_written_counts_as_none(day):
     day.main(["--only", "first"])
     (day.RESULTS / "first.json").write_text('{"step": "fir')
@@ -94,9 +104,9 @@ def test_a_step_is_stopped_at_its_time_limit_with_all_it_has_started(day, monkey
     assert result(day, "hanging")["problem"] == "stopped after 2 s, its time limit"
     assert result(day, "last")["status"] == "done"
     child = (day.ROOT / "runs" / "gpu-day" / "child").read_text()
+    state = Path(f"/proc/{child}/stat")
     for _ in range(50):  # a killed process is a zombie until its new parent has noticed
-        state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True, check=False).stdout
-        if not state.strip() or state.startswith("Z"):
+        if not state.exists() or state.read_text().split(") ")[1].startswith("Z"):
             break
         time.sleep(0.1)
     else:

@@ -60,6 +60,7 @@ def heats(names, shape, pairs, batch, rounds, device):
     entrants, times, problems = {}, {name: [] for name in names}, {}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0
     for turn in range(rounds + 1):  # the first round warms up
         for name in [name for name in names if name not in problems]:
             try:
@@ -72,7 +73,7 @@ def heats(names, shape, pairs, batch, rounds, device):
                 continue
             if turn:
                 times[name].append(entrants[name][1].seconds / (len(pairs) / batch))
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if device == "cuda" else None
     rows = []
     for name in names:
         row = {"contestant": name}

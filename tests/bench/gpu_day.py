@@ -49,6 +49,7 @@ STEPS = {  # seconds it may take, what it shows
     "curves": (120, "what the live curves cost a run"),
     "two-processes": (300, "two processes on one card"),
 }
+TRAINS_IT = ("notebook", "fp16", "resume", "curves", "two-processes")  # steps with the model of the first one
 NEEDED = ("torch", "transformers", "accelerate", "datasets", "pandas", "matplotlib")  # whatever is measured
 USEFUL = ("trl", "peft", "ipywidgets", "nbclient", "ipykernel")  # what single steps need
 SHORTEST = 20  # seconds; with less left, no step is begun
@@ -85,7 +86,7 @@ def main(arguments):
     work.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for name in options.only or STEPS:
-        if finished(folder, name, options.rehearse):
+        if finished(folder, work, name, options.rehearse):
             print(f"{name}: there already", flush=True)
             continue
         left = 60 * options.minutes - (time.monotonic() - started)
@@ -93,7 +94,8 @@ def main(arguments):
             print(f"{name}: no time left; start again to go on", flush=True)
             continue
         print(f"{name}: {STEPS[name][1]} ...", flush=True)
-        result = run_step(name, folder, work, environment, min(STEPS[name][0], left), options.rehearse)
+        limit = min(STEPS[name][0] * (3 if options.rehearse else 1), left)  # who rehearses may have a slow machine
+        result = run_step(name, folder, work, environment, limit, options.rehearse)
         write(folder / f"{name}.json", {"step": name, "shows": STEPS[name][1]} | header | result)
         said = result["problem"] if result["status"] == "failed" else "done"
         print(f"{name}: {said} ({result['seconds']:.0f} s)", flush=True)
@@ -138,9 +140,8 @@ def environment_of(work, rehearse):
 
 def described(environment, rehearse):
     """Return what every result names: card, versions, date, and whether it is a rehearsal. Leave if there is no card."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    probe = [sys.executable, "-c", PROBE]
+    done = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         sys.exit(f"lab.py: torch does not start: {last_line(done.stderr)}.")
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -159,13 +160,19 @@ def sentence_of(header):
     return f"{'REHEARSAL, no GPU figures. ' if header['rehearsal'] else ''}{header['card']['name']}; {versions}; {header['date']}"
 
 
-def finished(folder, name, rehearse):
-    """Whether the step has a result. Leave if what is there is a rehearsal's where a GPU's belongs, or the other way."""
+def finished(folder, work, name, rehearse):
+    """Whether the step has a result, and the model is there, too, where a step still needs it.
+
+    Leave if what is there is a rehearsal's where a GPU's belongs, or the other way round.
+    """
     found = read(folder / f"{name}.json")
     if found and found["rehearsal"] != rehearse:
         kinds = ("a rehearsal", "a GPU")
         sys.exit(f"lab.py: {folder} holds results of {kinds[not found['rehearsal']]}: give --output another folder.")
-    return bool(found) and found["status"] == "done"
+    if not found or found["status"] != "done":
+        return False
+    here = name != "model" or (work / "runs" / "support-135m").is_dir()  # it does not travel with the results
+    return here or all(finished(folder, work, one, rehearse) for one in TRAINS_IT if one in STEPS)
 
 
 def run_step(name, folder, work, environment, seconds, rehearse):
@@ -175,9 +182,8 @@ def run_step(name, folder, work, environment, seconds, rehearse):
     device = "cpu" if rehearse else "cuda"
     command = [sys.executable, BENCH / "gpu_steps.py", name, "--device", device, "--folder", folder, "--work", work]
     with log.open("w") as words:
-        process = subprocess.Popen(
-            list(map(str, command)), stdout=words, stderr=words, env=environment, cwd=ROOT, process_group=0
-        )
+        streams = {"stdout": words, "stderr": words, "env": environment, "cwd": ROOT}
+        process = subprocess.Popen(list(map(str, command)), **streams, process_group=0)
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -32,7 +32,7 @@ def alone(day, *options):
     return [sys.executable, "-m", "toylib", *options, *(["--cpu"] if day.tiny else [])]
 
 
-def run(output, *commands, seconds=120, environments=({},)):
+def run(output, *commands, seconds=150, environments=({},)):
     """Run commands side by side to their end. Raises `RuntimeError` with what the first to fail said last.
 
     As soon as one fails, the others, which may wait for it, are killed. So are all when `seconds` are over.

@@ -103,6 +103,7 @@ def race(shape):
         """Race our step against TRL's settings. Where TRL's best is less than twice ours, write down profiles of both."""
         import engine
         from peers import CONTESTANTS
+        from profiles import profile_of
 
         batch, count, rounds = (2, 4, 1) if day.tiny else engine.ON_A_CARD[shape]
         raced = "support" if day.tiny else shape
@@ -117,23 +118,10 @@ def race(shape):
                 ratios[f"TRL's best / ours, {kind}"] = ratio = seconds[best] / seconds[ours]
                 if shape == "SmolLM2-135M" and (ratio < 2 or day.tiny):
                     for name in (ours, best):
-                        tables[f"where the time of {name} goes"] = profile(name, raced, batch, count, day.device)
+                        tables[f"where the time of {name} goes"] = profile_of(name, raced, batch, count, day.device)
         return result(day, tables, **ratios)
 
     return step
-
-
-def profile(name, shape, batch, count, device):
-    from peers import CANNOT_RUN, MIXES, SHAPES, build, epoch, in_one_line, random_pairs
-    from profiles import events_of, top_operators
-
-    try:
-        pairs = random_pairs(count, MIXES["mixed"], SHAPES[shape]["vocab_size"])
-        trainer, _ = build(name, shape, pairs, batch, device)
-        epoch(trainer)  # warms up
-        return top_operators(events_of(trainer, operators=True))
-    except CANNOT_RUN as problem:
-        return [{"problem": in_one_line(problem)}]
 
 
 def growth(day):

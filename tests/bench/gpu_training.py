@@ -101,7 +101,7 @@ def losses_in(precision, arguments, day, updates):
         trainer.train()
         row |= {"seconds an update": (time.perf_counter() - started) / updates}
         logged = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-        finite = [entry for entry in logged if torch.isfinite(torch.tensor(float(entry["grad_norm"])))]
+        finite = [entry for entry in logged if torch.isfinite(torch.tensor(float(entry.get("grad_norm", 0))))]
         row |= {"skipped updates": len(logged) - len(finite), "last loss": logged[-1]["loss"]}
         row |= {"last margin": logged[-1]["rewards/margins"]}
         if trainer.accelerator.scaler is not None:

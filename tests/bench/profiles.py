@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from peers import epoch
+from peers import CANNOT_RUN, SHAPES, build, epoch, in_one_line, random_pairs, unfused
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "gemm", "cutlass", "nvjet", "xmma")
 
@@ -35,10 +35,26 @@ def matmul_share(events):
 
 
 def top_operators(events, count=20):
-    """Return the `count` events that take most, as rows: what, its milliseconds, its share of all, how often."""
+    """Return the `count` operators that take most, as rows: what, its milliseconds, its share of all, how often.
+
+    A card's kernels are left out, because the operators that start them have their time already.
+    """
+    events = [event for event in events if event.device_type == torch.profiler.DeviceType.CPU]
     times = microseconds(events)
     longest = sorted(zip(times, events, strict=True), key=lambda pair: -pair[0])[:count]
     return [
         {"operator": event.key[:100], "ms": time / 1000, "share": time / sum(times), "calls": event.count}
         for time, event in longest
     ]
+
+
+def profile_of(name, shape, batch, count, device):
+    """Return the operators that take most in an epoch of the contestant `name`, after one to warm up."""
+    try:
+        with unfused(name):
+            pairs = random_pairs(count, "mixed", SHAPES[shape]["vocab_size"])
+            trainer, _ = build(name, shape, pairs, batch, device)
+            epoch(trainer)
+            return top_operators(events_of(trainer, operators=True))
+    except CANNOT_RUN as problem:
+        return [{"problem": in_one_line(problem)}]
