@@ -121,7 +121,7 @@ def resume(day):
             row |= {"problem": in_one_line(problem)}
         rows.append(row)
         shutil.rmtree(home, ignore_errors=True)
-    return {"facts": {"device": day.device}, "tables": {"killed and resumed": rows}}
+    return day.result({"killed and resumed": rows})
 
 
 def fresh(folder):
@@ -150,15 +150,13 @@ def two_processes(day):
         try:
             run(output, command, command, environments=[shared | {"RANK": rank} for rank in ("0", "1")])
             gaps = [abs(a - b) for a, b in zip(of_one, losses(output), strict=True)]
-            row |= {"seconds": time.perf_counter() - started, "largest gap of a loss to one process": max(gaps)}
+            row |= {"seconds": time.perf_counter() - started, "first loss": of_one[0], "last loss": of_one[-1]}
+            row |= {"largest gap of a loss to one process": max(gaps)}
         except CANNOT_RUN as problem:
             row |= {"problem": in_one_line(problem)}
         rows.append(row)
     shutil.rmtree(home, ignore_errors=True)
-    return {
-        "facts": {"device": day.device, "losses of one process": of_one},
-        "tables": {"two processes on one card": rows},
-    }
+    return day.result({"two processes on one card": rows})
 
 
 def both_on_one_card():

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (8, 12, 4, 8)  # a rehearsal's mix of lengths
-LAST_REHEARSED = "c17"  # the notebook's cell that measures memory; the tests run all of it on a CPU anyway
-T4 = ("T4", (7, 5), 15 * 2**30)  # name, compute capability, memory
+LAST_REHEARSED = (
+    "memory.measure_step("  # in the notebook's last rehearsed cell; the tests run all of it on a CPU anyway
+)
 
 
 class Day(NamedTuple):
@@ -42,27 +44,27 @@ class Day(NamedTuple):
         """The model to train: the one of this day, or the shipped one if its training failed."""
         return str(self.trained) if (self.trained / "config.json").is_file() else "support-lm"
 
-
-def result(day, tables, **facts):
-    name = "support-135m" if day.model != "support-lm" else day.model
-    return {"facts": {"device": day.device, "model at hand": name} | facts, "tables": tables}
+    def result(self, tables, **facts):
+        """Return what a step hands back: lists of rows by title, and numbers by name."""
+        return {"facts": {"device": self.device, "model at hand": Path(self.model).name} | facts, "tables": tables}
 
 
 def model(day):
     """Train a model of SmolLM2-135M's shape for a part of the small model's steps, and judge its replies."""
     sys.path.insert(0, str(ROOT / "data"))
     import build
+    import sft
 
     from toylib import load_model
     from toylib.evaluation.judge import judge
     from toylib.preferences import load_prompts
     from toylib.replies import sample_replies
 
-    shape = build.LARGE | ({"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2} if day.tiny else {})
-    shape |= {"intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 1408} if day.tiny else {}
+    shape = sft.SHAPE | {"num_hidden_layers": 1} if day.tiny else sft.LARGE
     started, unfinished = time.perf_counter(), day.trained.with_name("unfinished")
     loss = build.build_large(unfinished, shape, 0.0005 if day.tiny else 0.3, day.device)
     seconds = time.perf_counter() - started
+    shutil.rmtree(day.trained, ignore_errors=True)
     os.replace(unfinished, day.trained)
     trained, tokenizer = load_model(day.trained, device=day.device)
     rows = load_prompts("test")
@@ -70,7 +72,7 @@ def model(day):
     seen = judge(prompts, sample_replies(trained, tokenizer, prompts, seed=1).texts, intents)
     row = {"parameters": trained.num_parameters(), "training, seconds": seconds, "last loss": loss}
     row |= {"prompts": len(prompts)} | {name: float(seen[name].mean()) for name in ("fluent", "on_topic", "facts")}
-    return result(day, {"the model trained here": [row]})
+    return day.result({"the model trained here": [row]})
 
 
 def notebook(day):
@@ -79,13 +81,16 @@ def notebook(day):
     (source,) = (ROOT / "notebooks").glob("*_on_a_gpu.ipynb")
     pages, started = build["read"](source), time.perf_counter()
     if day.tiny:
-        last = [cell["id"] for cell in pages.cells].index(LAST_REHEARSED)
+        last = next(at for at, cell in enumerate(pages.cells) if LAST_REHEARSED in cell.source)
         pages.cells = pages.cells[: last + 1]
     elif day.model != "support-lm":
-        (cell,) = (cell for cell in pages.cells if 'MODEL = ""' in cell.source)
-        cell.source = cell.source.replace('MODEL = ""', f'MODEL = "../runs/{day.trained.name}"')
+        cell = next(cell for cell in pages.cells if cell.source.startswith('MODEL = ""'))
+        cell.source = cell.source.replace('MODEL = ""', f'MODEL = "../runs/{day.trained.name}"', 1)
     (day.work / "notebooks").mkdir(exist_ok=True)
     where, finished = day.work / "notebooks" / source.name, False  # it trains into ../runs
+    for old in (day.work / "runs").iterdir():  # an earlier try's checkpoints would be found and spoken of
+        if old != day.trained:
+            shutil.rmtree(old)
     try:
         build["execute"](pages, where)
         finished = True
@@ -95,7 +100,7 @@ def notebook(day):
         said = f"Executed by `python3 lab.py gpu`: {os.environ['GPU_DAY']}."
         pages.cells.insert(0, nbformat.v4.new_markdown_cell(said, id="gpu-day"))
         build["write"](build["normalised"](pages), day.folder / source.name if finished else where)
-    return result(day, {}, cells=len(pages.cells) - 1, seconds=time.perf_counter() - started, file=source.name)
+    return day.result({}, cells=len(pages.cells) - 1, seconds=time.perf_counter() - started, file=source.name)
 
 
 def race(shape):
@@ -119,7 +124,7 @@ def race(shape):
                 if shape == "SmolLM2-135M" and (ratio < 2 or day.tiny):
                     for name in (ours, best):
                         tables[f"where the time of {name} goes"] = profile_of(name, raced, batch, count, day.device)
-        return result(day, tables, **ratios)
+        return day.result(tables, **ratios)
 
     return step
 
@@ -131,12 +136,12 @@ def growth(day):
     if day.tiny:
         base = {"prompt": 4, "reply": 3, "vocabulary": 64, "pairs": 1}
         climbed = ladder("cpu", 1, count=4, batch=2, shape="support")
-        return result(day, {"ladder": climbed, "growth": growth("cpu", 1, "support", base=base)})
+        return day.result({"ladder": climbed, "growth": growth("cpu", 1, "support", base=base)})
     tables = {}
     for shape, kind in (("3M", "ours fp32"), ("SmolLM2-135M", "ours bf16")):
         tables[f"from the loop to the engine, {shape}, fp32"] = ladder("cuda", 3, shape=shape)
         tables[f"how our step grows, {shape}, {kind}"] = growth("cuda", 2, shape, kind)
-    return result(day, tables)
+    return day.result(tables)
 
 
 def memory(day):
@@ -150,30 +155,7 @@ def memory(day):
         for shape in shapes for way in ways for kind in ("fp32", "autocast", "bf16") for n in pairs
     ]  # fmt: skip
     trainer = [peak_of_the_trainer(shapes[0], kind, way, day) for way in ways for kind in ("fp32", "autocast")]
-    return result(day, {"a step's peak": step, "DPOTrainer's peak over three updates": trainer})
-
-
-def fp16(day):
-    """Train the same updates in fp32, in bf16, and in fp16 with a scaled loss, which is what a T4 gets."""
-    import pandas
-    from gpu_training import losses_in
-
-    from toylib.labs import hardware
-
-    of_t4 = hardware.choose_precision(hardware.Card(*T4))
-    kinds = {"fp32": {}, "bf16": {"bf16": True}, of_t4.name: of_t4.arguments}
-    rows, curves = [], {}
-    for kind, arguments in kinds.items():
-        row, curves[kind] = losses_in(kind, arguments, day, updates=4 if day.tiny else 30)
-        rows.append(row)
-    for row in rows:
-        gaps = [abs(a - b) for a, b in zip(curves[row["precision"]], curves["fp32"], strict=False)]
-        row |= {"largest gap of the loss to fp32": max(gaps)} if gaps else {}
-    table = pandas.DataFrame({kind: pandas.Series(curve, dtype=float) for kind, curve in curves.items()})
-    losses = [{"update": i + 1} | row.dropna().to_dict() for i, row in table.iterrows()]
-    return result(
-        day, {"the same updates in three precisions": rows, "the loss at each update": losses}, why=of_t4.reason
-    )
+    return day.result({"a step's peak": step, "DPOTrainer's peak over three updates": trainer})
 
 
 def curves(day):
@@ -194,7 +176,7 @@ def curves(day):
     page = (
         "Chromium is here: `python3 lab.py bench sliders` watches a page" if CHROMIUM else "not measured: no Chromium"
     )
-    return result(day, {"live curves": rows}, **{"in a page": page})
+    return day.result({"live curves": rows}, **{"in a page": page})
 
 
 def main():
@@ -239,7 +221,7 @@ STEPS = {
     "engine-1B": race("1B"),
     "growth": growth,
     "memory": memory,
-    "fp16": fp16,
+    "fp16": late("gpu_training", "fp16"),
     "resume": late("gpu_runs", "resume"),
     "curves": curves,
     "two-processes": late("gpu_runs", "two_processes"),

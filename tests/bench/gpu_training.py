@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import time
 
+import pandas
 import torch
 from peers import CANNOT_RUN, SHAPES, config_of, in_one_line, new_model, random_pairs, word_tokenizer
 from transformers import TrainingArguments
 
 from toylib import DPOTrainer, load_model, load_preferences
 from toylib.engine.prefix_sharing import collate_rows
+from toylib.labs.hardware import Card, choose_precision
 from toylib.labs.memory import ledger, measure_step, peak, shape_of, sizes
 from toylib.tokens import tokenize_pairs
 
 RANK = 16
+T4 = Card("T4", (7, 5), 15 * 2**30)
 
 
 def adapted(model, way):
@@ -85,6 +88,23 @@ def forget(device):
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def fp16(day):
+    """Train the same updates in fp32, in bf16, and in fp16 with a scaled loss, which is what a T4 gets."""
+    of_t4 = choose_precision(T4)
+    kinds = {"fp32": {}, "bf16": {"bf16": True}, of_t4.name: of_t4.arguments}
+    rows, curves = [], {}
+    for kind, arguments in kinds.items():
+        row, curves[kind] = losses_in(kind, arguments, day, updates=4 if day.tiny else 30)
+        rows.append(row)
+    for row in rows:
+        gaps = [abs(a - b) for a, b in zip(curves[row["precision"]], curves["fp32"], strict=False)]
+        row |= {"largest gap of the loss to fp32": max(gaps)} if gaps else {}
+    table = pandas.DataFrame({kind: pandas.Series(curve, dtype=float) for kind, curve in curves.items()})
+    losses = [{"update": i + 1} | row.dropna().to_dict() for i, row in table.iterrows()]
+    tables = {"the same updates in three precisions": rows, "the loss at each update": losses}
+    return day.result(tables, why=of_t4.reason)
 
 
 def losses_in(precision, arguments, day, updates):
