@@ -45,7 +45,7 @@ STEPS = {  # seconds it may take, what it shows
     "growth": (240, "from the loop to the engine, and how our step grows"),
     "memory": (180, "predicted against measured peak memory, full training and LoRA"),
     "fp16": (180, "fp16 with a scaled loss, as on a T4"),
-    "resume": (300, "a run killed by kill -9, and resumed"),
+    "resume": (360, "a run killed by kill -9, and resumed"),
     "curves": (120, "what the live curves cost a run"),
     "two-processes": (300, "two processes on one card"),
 }

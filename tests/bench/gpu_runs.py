@@ -134,8 +134,8 @@ def fresh(folder):
 def two_processes(day):
     """Let two processes share one card, each way that might work, and compare losses with one process at twice the batch."""
     steps, batch = (4, 2) if day.tiny else (10, 8)
-    home = fresh(day.work / "runs" / "two")
-    run(home / "one", alone(day, *options_of(day, home / "one", 2 * batch, steps, steps)))
+    home, seconds = fresh(day.work / "runs" / "two"), 150 if day.tiny else 70  # what cannot work tends to hang
+    run(home / "one", alone(day, *options_of(day, home / "one", 2 * batch, steps, steps)), seconds=seconds)
     of_one = losses(home / "one")
     rows = []
     for how, backend in [("FSDP", "gloo")] if day.tiny else [("FSDP", "nccl"), ("FSDP", "gloo"), ("DDP", "gloo")]:
@@ -148,7 +148,8 @@ def two_processes(day):
         shared |= {"TOYLIB_BENCH_BACKEND": backend} | (FSDP if how == "FSDP" else {})
         command = [sys.executable, __file__, *options_of(day, output, batch, steps, steps)]
         try:
-            run(output, command, command, environments=[shared | {"RANK": rank} for rank in ("0", "1")])
+            ranks = [shared | {"RANK": rank} for rank in ("0", "1")]
+            run(output, command, command, seconds=seconds, environments=ranks)
             gaps = [abs(a - b) for a, b in zip(of_one, losses(output), strict=True)]
             row |= {"seconds": time.perf_counter() - started, "first loss": of_one[0], "last loss": of_one[-1]}
             row |= {"largest gap of a loss to one process": max(gaps)}
