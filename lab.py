@@ -7,6 +7,7 @@
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
+    python3 lab.py gpu [--rehearse]       measures everything that needs a GPU; `--help` says what to bring there
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
     python3 lab.py cards [--output FILE]  writes the interview's cards as TSV, for spaced repetition
     python3 lab.py address [URL]          writes URL, or that of the git remote `origin`, into every notebook, with a Colab badge
@@ -34,6 +35,7 @@ NOTEBOOKS = HERE = ROOT / "notebooks"
 VENV = ROOT / ".venv"
 QUICK = ("01", "02", "03", "10")  # the notebooks that the quick tests compare with their committed outputs
 NEEDED_GB = 3
+COMMANDS = ("lab", "test", "run", "build", "bench", "gpu", "map", "cards", "address")
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
 
@@ -201,12 +203,10 @@ def test(arguments):
 
 
 def bench(arguments):
-    helpers = ("peers", "slider_cells")
-    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem not in helpers}
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
-    if name not in there:
-        sys.exit(f"lab.py: there is no benchmark {name}; there are {', '.join(there)}.")
-    hand_over(there[name], *rest)
+    if name not in ("engine", "sliders", "gpu_day"):
+        sys.exit(f"lab.py: there is no benchmark {name}; there are engine, sliders.")
+    hand_over(ROOT / f"tests/bench/{name}.py", *rest)
 
 
 def notebooks():
@@ -227,12 +227,14 @@ def main(arguments):
     rest = arguments[1:] if arguments[:1] == [command] else arguments
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
+    elif command not in COMMANDS:
+        there = ", ".join(COMMANDS[:-1])
+        sys.exit(f"lab.py: there is no command {command!r}; there are {there} and {COMMANDS[-1]} (see --help).")
     elif command in ("address", "map", "cards"):  # these need nothing installed
         script = ROOT / "toylib" / "labs" / "interview.py" if command == "cards" else NOTEBOOKS / "build.py"
         runpy.run_path(str(script))["main"](command, rest)
-    elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench, cards, address and map"
-        sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
+    elif command == "gpu" and importlib.util.find_spec("torch"):  # such a machine often brings its own, made for CUDA
+        sys.exit(subprocess.call([sys.executable, ROOT / "tests/bench/gpu_day.py", *rest]))
     else:
         paths = choose(rest) if command in ("run", "build") else []
         try:
@@ -242,7 +244,7 @@ def main(arguments):
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
         else:
-            {"lab": lab, "test": test, "bench": bench}[command](rest)
+            {"lab": lab, "test": test}.get(command, bench)(["gpu_day", *rest] if command == "gpu" else rest)
 
 
 if __name__ == "__main__":
