@@ -57,9 +57,8 @@ def shift_and_mask(tokens, mask, logps):
             axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
             axis.text(x + width / 2 - 0.06, -row, plain(visible(text)), family=MONO, fontsize=9, **middle)
         axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
-        axis.text(
-            x + width / 2 - 0.06, -3, f"{logp + 0.0:.2f}".replace("-", "−") if scored else "·", fontsize=9, **middle
-        )
+        value = f"{round(logp, 2) + 0.0:.2f}".replace("-", "−") if scored else "·"
+        axis.text(x + width / 2 - 0.06, -3, value, fontsize=9, **middle)
         x += width
     for row, name in enumerate(names):
         axis.text(-0.6, -row, name, ha="right", va="center", fontweight="bold")
