@@ -68,6 +68,7 @@ def test_each_token_names_its_row_and_only_the_reply_is_summed(shown):
     sums = ["0.00", "0.00", "−2.00", "−2.50", "−2.75"]
     assert [f"sum {total} nats" in live for total in sums] == [True] * 5
     assert "add up to −2.75 nats" in shown[0]["text/plain"] and "target 2, :" in live
+    assert "target 5, &lt;eos&gt;</span>" in live and "amp;lt" not in live
 
 
 @pytest.mark.parametrize("bad", [(TOKENS, LOGPS[1:], 3), (TOKENS, LOGPS, 0), (TOKENS, LOGPS, 6)])

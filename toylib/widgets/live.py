@@ -49,7 +49,7 @@ def live_figure(figure, artists, update, values, value, name, alt, below=None) -
     background = f"background: url({_data_url(plots.few_colors(ground))}) 0 0 / 100% 100%"
     stacks = [stack([readout(*entries) for entries in numbers], at, 'aria-live="polite"')]
     stacks += [stack([below(one) for one in values], at)] if below else []
-    control = slider(name, [entries[0] for entries in numbers], at)
+    control = slider(name, [html.unescape(entries[0]) for entries in numbers], at)
     picture = f'<div class="toylib-moving toylib-stack" style="display: none; {background}">{images}</div>'
     return live_html(control, picture, whole, alt, "".join(stacks), at)
 
