@@ -6,6 +6,7 @@
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
+    python3 lab.py site [--output site]   writes the notebooks as web pages, from their committed outputs
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
     python3 lab.py address URL            writes the repository's address into pyproject.toml, every notebook and badge
 
@@ -220,14 +221,13 @@ def choose(numbers):
 
 
 def main(arguments):
-    command = arguments[0] if arguments and not arguments[0].startswith("-") else "lab"
-    rest = arguments[1:] if arguments[:1] == [command] else arguments
+    command, *rest = arguments if arguments and not arguments[0].startswith("-") else ["lab", *arguments]
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
     elif command in ("address", "map"):  # these need nothing installed
         runpy.run_path(str(NOTEBOOKS / "build.py"))["main"](command, rest)
-    elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench, address and map"
+    elif command not in ("lab", "test", "run", "build", "bench", "site"):
+        there = "lab, test, run, build, bench, site, address and map"
         sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
     else:
         paths = choose(rest) if command in ("run", "build") else []
@@ -238,7 +238,8 @@ def main(arguments):
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
         else:
-            {"lab": lab, "test": test, "bench": bench}[command](rest)
+            site = lambda options: hand_over(NOTEBOOKS / "site.py", *options)
+            {"lab": lab, "test": test, "bench": bench, "site": site}[command](rest)
 
 
 if __name__ == "__main__":

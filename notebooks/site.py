@@ -60,7 +60,7 @@ class Site:
     # ---- pages ----
 
     def write_notebook(self, at, path):
-        soup, pictures, live = export.export_notebook(path, live_figures(path))
+        soup, pictures, live = export.export_notebook(path)
         for name, data in pictures.items():
             (self.output / name).write_bytes(data)
         export.tidy(soup, self.resolver(path), pictures)
@@ -89,7 +89,11 @@ class Site:
         soup = export.tidy(export.export_markdown(readme), self.resolver(readme), slug=export.github_anchor)
         name = soup.h1.get_text()
         rows = rows_by_page(soup)
-        opening = [str(element) for element in soup.h1.find_next_siblings() if not element.find_previous("h2")]
+        opening = [
+            str(element)
+            for element in soup.h1.find_next_siblings()
+            if not (element.name == "h2" or element.find_previous("h2"))
+        ]
         return self.write_page(
             "index.html",
             "front.html.j2",
@@ -107,7 +111,9 @@ class Site:
         name = soup.h1.get_text() if soup.h1 else path.name
         sections = export.sections(soup)
         page = document_page(path.relative_to(self.root))
-        return self.write_page(page, "page.html.j2", title=name, about=name, body=str(soup), sections=sections, scripts=[])
+        return self.write_page(
+            page, "page.html.j2", title=name, about=name, body=str(soup), sections=sections, scripts=[]
+        )
 
     # ---- links ----
 
@@ -183,12 +189,6 @@ def rows_by_page(soup):
                 words = [cell.decode_contents().strip() for cell in cells]
                 found[link["href"]] = {"cells": list(zip(heads, words, strict=False))[2:]}
     return found
-
-
-def live_figures(path):
-    """Return the HTML of a notebook's live figures by the id of the cell that shows them."""
-    folder = path.parent / "live" / path.stem
-    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.html"))}
 
 
 def main(arguments=None):

@@ -62,21 +62,31 @@ def is_set_up(cell):
     return cell.cell_type == "code" and (form or 'find_spec("toylib")' in cell.source)
 
 
-def export_notebook(path, live=None):
-    """Return a notebook as a soup, and its pictures: file name → bytes. `live` has the HTML of live figures by cell id."""
+def export_notebook(path):
+    """Return a notebook as a soup, its pictures as file name → bytes, and its live figures as mark → HTML."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for number, cell in enumerate(notebook.cells) if not (number < 3 and is_set_up(cell))]
-    held = {id: f"LIVE-FIGURE-{number}-" for number, id in enumerate(live or {})}  # put in by `with_live`, untouched
-    resources = {
-        "unique_key": path.stem,
-        "output_files_dir": "img",
-        "live": held,
-        "interview": "mock_interview(",
-        "metadata": {"path": str(path.parent)},
-    }
+    live = mark_live(notebook, path)
+    resources = {"unique_key": path.stem, "output_files_dir": "img", "metadata": {"path": str(path.parent)}}
     html, resources = Exporter().from_notebook_node(notebook, resources)
     pictures = {name.replace("\\", "/"): data for name, data in resources["outputs"].items()}
-    return BeautifulSoup(html, "html.parser"), pictures, {held[id]: html for id, html in (live or {}).items()}
+    return BeautifulSoup(html, "html.parser"), pictures, live
+
+
+def mark_live(notebook, path):
+    """Put marks in place of the pictures that stand for live figures. `build.py` wrote these to live/NN_CELL.html."""
+    live = {}
+    for cell in notebook.cells:
+        file = path.parent / "live" / f"{path.name[:2]}_{cell.id}.html"
+        if cell.cell_type != "code" or not file.exists():
+            continue
+        pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        figures = re.split(r"\n(?=<div class=\"toylib-live\")", file.read_text(encoding="utf-8"))
+        for picture, figure in zip(pictures, figures, strict=False):
+            mark = f"LIVE-FIGURE-{len(live)}-"
+            live[mark] = f'<div class="live">{figure}</div>'
+            picture["data"] = nbformat.from_dict({"text/html": mark})
+    return live
 
 
 def export_markdown(path):
@@ -127,6 +137,12 @@ def tidy_table(soup, table):
     frame = "dataframe" in table.get("class", [])
     table.attrs = {"class": "frame" if frame else "words"}
     rows = table.find_all("tr")
+    if frame and len(rows) > 1 and rows[1].parent.name == "thead":  # the index's name has a row to itself in pandas
+        first, *rest = rows[1].find_all(["td", "th"])
+        if not any(cell.get_text().strip() for cell in rest) and len(table.thead.find_all("tr")) == 2:
+            rows[0].find(["td", "th"]).string = first.get_text()
+            rows[1].decompose()
+            rows = table.find_all("tr")
     table["style"] = f"--columns: {max(len(row.find_all(['td', 'th'])) for row in rows) if rows else 1}"
     for cell in table.find_all(["th", "td"]):
         if cell.name == "th" and not cell.get_text().strip():
