@@ -86,7 +86,8 @@ def test_every_page_has_the_series_as_navigation_and_says_where_it_is(site):
 
 def test_set_up_and_prompts_are_left_out_and_hidden_code_is_folded(first):
     assert "find_spec" not in first.get_text() and not re.search(r"(In|Out) ?\[", first.get_text())
-    assert "claim()" in first.select_one("details.code").get_text()
+    fold = first.select_one("details.code")
+    assert fold.summary.get_text() == "Checks" and "claim()" in fold.get_text() and "@title" not in fold.get_text()
     assert "the answer is < 1" in first.select_one(".stream").get_text()
 
 

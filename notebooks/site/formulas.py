@@ -19,9 +19,11 @@ REWRITTEN = [
     (r"\\begin\{(aligned|align\*?|gathered)\}|\\end\{(aligned|align\*?|gathered)\}|&", ""),
 ]
 SPOKEN = [
-    (r"\\[,;:! ]|\\q?quad|\\left|\\right|\\[bB]igg?[lr]?(?![a-zA-Z])", " "),
+    (r"\\(left|right|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
+    (r"\\[,;:! ]|\\q?quad", " "),
     (r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)"),
     (r"\\(text|mathrm|mathcal|mathbb|mathbf) ?\{([^{}]*)\}", r"\2"),
+    (r"\\(text|mathrm|mathcal|mathbb|mathbf) ?", ""),
     (r"\\([a-zA-Z]+)", r"\1"),
     (r"[{}\\]", ""),
     (r"\s+", " "),

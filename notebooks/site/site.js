@@ -19,11 +19,11 @@
     label()
 
     // A box that scrolls can be reached by Tab, and says what it is; one that fits is no stop.
-    const boxes = [...document.querySelectorAll("pre, .scroll, .formula, figure")]
+    const boxes = [...document.querySelectorAll("pre, .scroll, .formula, figure, .toylib-picture")]
     const names = {PRE: "Code", FIGURE: "Figure"}
     const reach = box => {
         const scrolls = box.scrollWidth > box.clientWidth + 1
-        for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", box.dataset.name || names[box.tagName] || "Formula"]]) {
+        for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", box.dataset.name || names[box.tagName] || (box.matches(".formula") ? "Formula" : "Figure")]]) {
             if (scrolls) box.setAttribute(name, value)
             else box.removeAttribute(name)
         }
