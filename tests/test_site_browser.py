@@ -48,6 +48,7 @@ def opened(path, width=1400, scheme="light"):
     """The page of a file in Chromium; it must not complain, nor ask a host for anything."""
     with chromium(width=width) as page:
         asked = []
+        page.set_default_timeout(15_000)
         page.on("request", lambda request: asked.append(request.url))
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.goto(Path(path).as_uri())
@@ -63,7 +64,7 @@ def test_what_follows_a_question_opens_after_the_guess_and_the_page_keeps_score(
     with opened(site / "01_four_numbers.html") as page:
         answer, score = page.get_by_text("the answer is < 1"), page.locator(".score")
         assert page.locator("details.guess").count() == 0 and not answer.is_visible() and score.inner_text() == ""
-        first, second = page.get_by_role("group").nth(0), page.get_by_role("group").nth(1)
+        first, second = page.locator(".guess-box").nth(0), page.locator(".guess-box").nth(1)
         first.get_by_role("button", name="It rises").click()
         assert answer.is_visible() and score.inner_text() == "0 of 1 right"
         assert "Not quite." in first.inner_text() and first.locator("button.right").inner_text() == "✓ It falls"
@@ -90,7 +91,7 @@ def test_guesses_are_made_by_keys_alone_and_nothing_is_kept_where_storage_is_for
     with chromium() as page:
         page.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden') }})")
         page.goto((site / "01_four_numbers.html").as_uri())
-        page.get_by_role("group").first.locator("button").first.focus()
+        page.locator(".guess-box").first.locator("button").first.focus()
         page.keyboard.press("Space")
         assert page.locator(".score").inner_text() == "1 of 1 right"
         page.locator("button.theme").press("Enter")
