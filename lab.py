@@ -8,6 +8,7 @@
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
     python3 lab.py gpu [--rehearse]       measures everything that needs a GPU; `--help` says what to bring there
+    python3 lab.py site [--output site]   writes the notebooks as web pages, from their committed outputs
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
     python3 lab.py cards [--output FILE]  writes the interview's cards as TSV, for spaced repetition
     python3 lab.py address [URL]          writes URL, or that of the git remote `origin`, into every notebook, with a Colab badge
@@ -35,7 +36,7 @@ NOTEBOOKS = HERE = ROOT / "notebooks"
 VENV = ROOT / ".venv"
 QUICK = ("01", "02", "03", "10")  # the notebooks that the quick tests compare with their committed outputs
 NEEDED_GB = 3
-COMMANDS = ("lab", "test", "run", "build", "bench", "gpu", "map", "cards", "address")
+COMMANDS = ("lab", "test", "run", "build", "bench", "gpu", "site", "map", "cards", "address")
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
 
@@ -223,8 +224,7 @@ def choose(numbers):
 
 
 def main(arguments):
-    command = arguments[0] if arguments and not arguments[0].startswith("-") else "lab"
-    rest = arguments[1:] if arguments[:1] == [command] else arguments
+    command, *rest = arguments if arguments and not arguments[0].startswith("-") else ["lab", *arguments]
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
     elif command not in COMMANDS:
@@ -244,7 +244,10 @@ def main(arguments):
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
         else:
-            {"lab": lab, "test": test}.get(command, bench)(["gpu_day", *rest] if command == "gpu" else rest)
+            commands = {"lab": lab, "test": test, "bench": bench}
+            commands |= {"gpu": lambda options: bench(["gpu_day", *options])}
+            commands |= {"site": lambda options: hand_over(NOTEBOOKS / "site.py", *options)}
+            commands[command](rest)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(fake, monkeypatch):
 def test_an_unknown_command_is_answered_with_those_there_are(fake, arguments):
     with pytest.raises(SystemExit) as caught:
         fake.main(arguments)
-    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench, gpu" in sentence(caught)
+    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench, gpu, site" in sentence(caught)
 
 
 def test_an_unknown_notebook_is_answered_with_those_there_are(fake):
