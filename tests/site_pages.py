@@ -18,12 +18,12 @@ LIVE = """<div class="toylib-live"><label><span>β</span><input type="range" min
 </label><output>β 0</output></div>"""
 GUESS = """**Predict.** Does the loss fall when β doubles?
 
-<details class="guess"><summary>It falls</summary>
+<details><summary class="guess">It falls</summary>
 
 **Right.** It falls to $\\ln 2$.
 
 </details>
-<details class="guess"><summary>It rises</summary>
+<details><summary class="guess">It rises</summary>
 
 **Not quite.** Look at the `sign`.
 

@@ -104,6 +104,8 @@ def tidy(soup, resolve, pictures=None, slug=None):
     """
     for heading in soup.find_all(HEADINGS):
         heading["id"] = (slug or notebook_anchor)(heading.get_text())
+    for summary in soup.select("details > summary.guess"):
+        summary.parent["class"] = "guess"
     for style in soup.find_all("style"):
         style.decompose()  # pandas' own
     for table in soup.find_all("table"):
