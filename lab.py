@@ -36,6 +36,7 @@ NOTEBOOKS = HERE = ROOT / "notebooks"
 VENV = ROOT / ".venv"
 QUICK = ("01", "02", "03", "10")  # the notebooks that the quick tests compare with their committed outputs
 NEEDED_GB = 3
+SCRIPTS = {"gpu": ROOT / "tests" / "bench" / "gpu_day.py", "site": NOTEBOOKS / "site.py"}
 COMMANDS = ("lab", "test", "run", "build", "bench", "gpu", "site", "map", "cards", "address")
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
@@ -205,7 +206,7 @@ def test(arguments):
 
 def bench(arguments):
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
-    if name not in ("engine", "sliders", "gpu_day"):
+    if name not in ("engine", "sliders"):
         sys.exit(f"lab.py: there is no benchmark {name}; there are engine, sliders.")
     hand_over(ROOT / f"tests/bench/{name}.py", *rest)
 
@@ -234,7 +235,7 @@ def main(arguments):
         script = ROOT / "toylib" / "labs" / "interview.py" if command == "cards" else NOTEBOOKS / "build.py"
         runpy.run_path(str(script))["main"](command, rest)
     elif command == "gpu" and importlib.util.find_spec("torch"):  # such a machine often brings its own, made for CUDA
-        sys.exit(subprocess.call([sys.executable, ROOT / "tests/bench/gpu_day.py", *rest]))
+        sys.exit(subprocess.call([sys.executable, SCRIPTS["gpu"], *rest]))
     else:
         paths = choose(rest) if command in ("run", "build") else []
         try:
@@ -243,11 +244,10 @@ def main(arguments):
             sys.exit(f"lab.py: cannot write {VENV}: {error.strerror}.")
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
+        elif command in SCRIPTS:
+            hand_over(SCRIPTS[command], *rest)
         else:
-            commands = {"lab": lab, "test": test, "bench": bench}
-            commands |= {"gpu": lambda options: bench(["gpu_day", *options])}
-            commands |= {"site": lambda options: hand_over(NOTEBOOKS / "site.py", *options)}
-            commands[command](rest)
+            {"lab": lab, "test": test, "bench": bench}[command](rest)
 
 
 if __name__ == "__main__":
