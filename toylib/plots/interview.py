@@ -16,8 +16,9 @@ def coverage(counts, levels) -> Figure:
         left = 0
         for number, color, hatch in zip(numbers, colors, ("", "//", ".."), strict=True):
             axis.barh(row, number, left=left, color=color, alpha=0.55, hatch=hatch, edgecolor="white")
-            label = axis.text(left + number / 2, row, str(number), ha="center", va="center", weight="bold")
-            label.set_bbox(PLATE | {"pad": 2})
+            if number:
+                label = axis.text(left + number / 2, row, str(number), ha="center", va="center", weight="bold")
+                label.set_bbox(PLATE | {"pad": 2})
             left += number
     axis.set_yticks(range(len(counts)), [plain(group) for group in counts])
     axis.invert_yaxis()
