@@ -42,12 +42,9 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every
             line.draw(canvas.renderer)
         pixels = _pixels(canvas).convert("RGB")
         palette = palette or plots.few_colors(pixels)
-        alt = (
-            f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
-            f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "
-            f"loss {metrics['loss']:.3f}."
+        bundle, metadata = plots.shown(
+            _png(pixels.quantize(palette=palette, dither=0)), alt_text(step, steps, row, metrics["loss"])
         )
-        bundle, metadata = plots.shown(_png(pixels.quantize(palette=palette, dither=0)), alt)
         if handle is None:
             print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
             handle = display(bundle, metadata=metadata, raw=True, display_id=True)
@@ -55,3 +52,11 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every
             handle.update(bundle, metadata=metadata, raw=True)
 
     return on_step
+
+
+def alt_text(step, steps, row, loss) -> str:
+    """Return the curves at this step in words; `row` is a step of `plots.training.in_nats`."""
+    return (
+        f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
+        f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, loss {loss:.3f}."
+    )
