@@ -535,7 +535,7 @@ def test_contributing_is_one_page_and_names_files_that_are_there(root):
     [
         ("data/support/train.jsonl", "eol: lf"),
         ("data/text/refund.toml", "eol: lf"),
-        ("data/results/length.csv", "eol: lf"),
+        ("data/results/flips.csv", "eol: lf"),
         ("data/support-lm/tokenizer.json", "eol: lf"),
         ("notebooks/01_four_numbers.ipynb", "eol: lf"),
         ("toylib/loss.py", "eol: lf"),
