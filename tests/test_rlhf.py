@@ -175,7 +175,9 @@ def test_packed_replies_have_the_same_tokens_and_log_probs():
 
 def test_the_first_rollout_is_the_references_own():
     model = tiny_model()
-    seen = rollout(model, tiny_model(), ScalarModel(model), TOKENIZER, PROMPTS, counts_words, max_new_tokens=6, seed=0)
+    seen = rollout(
+        model, tiny_model(), TOKENIZER, PROMPTS, counts_words, value_model=ScalarModel(model), max_new_tokens=6, seed=0
+    )
     assert torch.equal(seen.logps, seen.ref_logps) and not seen.values.any()
     assert torch.equal(seen.mask.sum(dim=1), seen.replies.completion_mask.sum(dim=1).float())
 
