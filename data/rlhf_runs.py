@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import results
 import rlhf_search as search
 from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, Table, train
 
@@ -22,6 +23,7 @@ from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
 from toylib.labs.online_dpo import ranked_pairs
 from toylib.labs.reward_model import brief_scorer, order_scorer, quotes_order
+from toylib.labs.verdicts import best_setting, on_an_edge
 from toylib.preferences import DATA, read_file
 
 SEEDS = (0, 1, 2)
@@ -50,7 +52,13 @@ def tuning():
                 how = (method, settings, held_out, TUNING_SEED, checkpoints(method, settings))
                 table.run({"method": method, **settings}, functools.partial(train, *how))
     for method in search.METHODS:
-        print(method, search.best(method), "open:", search.open_edges(method))
+        edges = on_an_edge(results.load("rlhf_tuning"), method, search.ENDS)
+        print(method, best(method), "on an edge:", edges)
+
+
+def best(method):
+    """Return the best `(settings, step)` of `tuning`."""
+    return best_setting(results.load("rlhf_tuning"), method)
 
 
 def path_to(step, quarters=(1, 2, 3, 4)):
@@ -63,7 +71,7 @@ def quality():
     held_out, table = Composite(count=144), Table("rlhf_quality")
     for seed in SEEDS:
         for method in search.METHODS:
-            settings, step = search.best(method)
+            settings, step = best(method)
             steps = path_to(step) if method == "dpo" else QUARTERS
             how = (method, settings, held_out, seed, steps)
             table.run({"method": method, "seed": seed}, functools.partial(train, *how))
@@ -78,7 +86,7 @@ def noise():
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {})]:
-            settings, step = search.best(method)
+            settings, step = best(method)
             steps = path_to(step, (2, 4, 6)) if method == "dpo" else path_to(step, (1, 2, 4))
             how = (method, settings | changes, held_out, seed, steps)
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, flipped=0.4))
@@ -87,7 +95,7 @@ def noise():
 def hacking():
     """Measure PPO at its best setting without the KL term. With it, it is the run of `quality`."""
     held_out, table = Composite(count=144), Table("rlhf_hacking")
-    settings, _ = search.best("ppo")
+    settings, _ = best("ppo")
     for seed in SEEDS:
         how = ("ppo", settings | {"kl_coefficient": 0.0}, held_out, seed, QUARTERS)
         table.run({"method": "ppo, no KL term", "seed": seed}, functools.partial(train, *how))
@@ -106,7 +114,7 @@ def verifiable():
     pairs = [one for one in zip(*held_out_prompts(), strict=True) if "order" in dict(find_slots(one[0]))]
     held_out, table = Quotes(MODEL, TOKENIZER, *zip(*pairs, strict=True)), Table("rlhf_verifiable")
     asked = [prompt for prompt in PROMPTS if "order" in dict(find_slots(prompt))]
-    settings, _ = search.best("grpo")
+    settings, _ = best("grpo")
     for seed in SEEDS:
         table.run({"method": "untrained", "seed": seed}, lambda seed=seed: [{"step": 0} | held_out(MODEL, seed)])
         how = ("grpo", settings, held_out, seed, QUARTERS)
@@ -124,7 +132,7 @@ def composite():
     scorer, table = brief_scorer(intent_of), Table("rlhf_composite")
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
     ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
-    start, _ = search.best("dpo")
+    start, _ = best("dpo")
     dev = Composite("dev", count=72)
     grid = [start, *(dict(zip(start, near, strict=True)) for near in search.neighbours("dpo", tuple(start.values())))]
     for settings in grid:
@@ -139,7 +147,7 @@ def composite():
         how = ("dpo", {name: chosen[name] for name in start}, held_out, seed, (int(chosen["step"]),))
         table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked))
         for method in ("ppo", "grpo", "online_dpo"):
-            settings, step = search.best(method)
+            settings, step = best(method)
             how = (method, settings, held_out, seed, (step,))
             table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 

@@ -1,7 +1,7 @@
 """Choose settings for the runs of data/rlhf_runs.py: a walk over ladders of values, on `dev` prompts.
 
 `next_settings` starts from `START`, then tries one value up and one down in each setting of the best so far, which may
-move. `open_edges` names the settings whose best value still has no worse one on one of its sides.
+move.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LADDERS = {
         "reward_steps": (8, 15, 26, 60, 120),
     },
 }
-OPEN_BELOW = ("learning_rate", "beta", "reward_steps")  # a lower value than the ladder's first would be possible
+ENDS = (("kl_coefficient", 0.0), ("epochs", 1), ("group_size", 2))  # nothing lies beyond
 START = {
     "dpo": {"learning_rate": 1e-4, "beta": 0.3},
     "ppo": {"learning_rate": 3e-4, "kl_coefficient": 0.2, "reward_steps": 26, "epochs": 2},
@@ -48,13 +48,6 @@ def measured(method, table=TABLE) -> dict[tuple, float]:
     rows = results.load(table)
     rows, names = rows[rows["method"] == method], list(LADDERS[method])
     return rows.groupby(names, sort=False)["win"].max().to_dict()
-
-
-def best(method, table=TABLE) -> tuple[dict, int]:
-    """Return the `(settings, step)` with the highest win rate; of equals, the first one measured and its first step."""
-    rows = results.load(table)
-    row = rows[rows["method"] == method].sort_values("win", kind="stable", ascending=False).iloc[0]
-    return {name: type(LADDERS[method][name][-1])(row[name]) for name in LADDERS[method]}, int(row["step"])
 
 
 def neighbours(method, values, distance=1):
@@ -75,27 +68,8 @@ def next_settings(method, table=TABLE) -> dict:
     if not seen:
         return START[method]
     ranked = sorted(seen, key=seen.get, reverse=True)
-    for values, distance in itertools.product(ranked, (1, 2)):
+    for distance, values in itertools.product((1, 2), ranked):
         for near in neighbours(method, values, distance):
             if near not in seen:
                 return dict(zip(LADDERS[method], near, strict=True))
     raise ValueError(f"all settings of {method} have been measured: extend its ladders")
-
-
-def open_edges(method, table=TABLE) -> list[str]:
-    """Return the settings in which the best value is the lowest or the highest that was tried, its steps included.
-
-    The ends that nothing lies beyond do not count: a KL coefficient of 0, one epoch, a group of two, and the last step
-    of the on-policy methods, where the budget of replies ends.
-    """
-    rows = results.load(table)
-    rows, (settings, step) = rows[rows["method"] == method], best(method, table)
-    found = []
-    for name, value in settings.items():
-        lowest = value == rows[name].min() and (name in OPEN_BELOW or value != LADDERS[method][name][0])
-        if lowest or value == rows[name].max():
-            found.append(name)
-    if method == "dpo":
-        run = rows[(rows[list(settings)] == list(settings.values())).all(axis=1)]
-        found += ["steps"] if step in (run["step"].min(), run["step"].max()) else []
-    return found

@@ -1,14 +1,18 @@
 """GRPO: its loss against TRL's, its advantages on numbers by hand, its loop on a task it must solve."""
 
+import ast
+import json
 import math
 
 import pytest
 import torch
+from conftest import ROOT
 from datasets import Dataset
 from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint
 from toylib.labs.grpo import group_advantages, grpo_loss, kl_estimate, train_grpo
+from toylib.labs.ppo import advantages, clipped_objective
 from toylib.labs.reward_model import order_scorer, quotes_order
 from toylib.logps import token_logps
 from toylib.replies import Replies, sample_replies
@@ -160,3 +164,19 @@ def test_the_order_scorer_pays_for_the_number_of_the_prompt_alone(reply, exact):
     assert order_scorer([PROMPT], Replies([reply], None, None, None)) == [exact]
     assert quotes_order(PROMPT, reply) is bool(exact)
     assert not quotes_order(PROMPT, " Orders 4711 and 4712.")
+
+
+def test_what_notebook_07_writes_out_is_what_toylib_computes():
+    scope, cells = {"torch": torch}, json.loads((ROOT / "notebooks" / "07_dpo_and_ppo.ipynb").read_text())["cells"]
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and source.startswith("def "):
+            defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+            exec(compile(ast.Module(defined, []), "07", "exec"), scope)  # noqa: S102 (our own notebook)
+    logps, old, values = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[0.0, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    assert torch.equal(scope["gae"](logps, values * mask, mask), advantages(logps, values * mask, mask)[0])
+    objective, ratio = clipped_objective(logps, old, values)
+    assert torch.equal(scope["clipped"](ratio, values), objective)
+    assert torch.allclose(scope["group_advantage"](logps).flatten(), group_advantages(logps.flatten(), 6))
+    assert torch.equal(scope["k3"](logps, old), kl_estimate(logps, old))
