@@ -63,13 +63,16 @@ def neighbours(method, values, distance=1):
 
 
 def next_settings(method, table=TABLE) -> dict:
-    """Return the settings to measure next, none of which has been measured."""
+    """Return the settings to measure next: neighbours of the best so far, those with a value never tried first."""
     seen = measured(method, table)
     if not seen:
         return START[method]
     ranked = sorted(seen, key=seen.get, reverse=True)
-    for distance, values in itertools.product((1, 2), ranked):
-        for near in neighbours(method, values, distance):
-            if near not in seen:
-                return dict(zip(LADDERS[method], near, strict=True))
+    tried = [set(values) for values in zip(*seen, strict=True)]
+    near = [one for one in neighbours(method, ranked[0]) if one not in seen]
+    beyond = [one for one in near if any(value not in had for value, had in zip(one, tried, strict=True))]
+    others = (one for distance in (1, 2) for values in ranked for one in neighbours(method, values, distance))
+    for values in itertools.chain(beyond, others):
+        if values not in seen:
+            return dict(zip(LADDERS[method], values, strict=True))
     raise ValueError(f"all settings of {method} have been measured: extend its ladders")

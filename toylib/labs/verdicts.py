@@ -24,12 +24,12 @@ def best_setting(table, method) -> tuple[dict, int]:
 def on_an_edge(table, method, ends=()) -> list[str]:
     """Return the settings in which the best value is the lowest or the highest that was tried, DPO's steps included.
 
-    `ends` are the `(setting, value)` beyond which nothing is possible, such as a KL coefficient of 0; they do not count.
+    Settings of which a single value was tried do not count. `ends` are the `(setting, value)` beyond which nothing is possible, such as a KL coefficient of 0; they do not count.
     """
     rows, (settings, step) = table[table["method"] == method], best_setting(table, method)
     found = []
     for name, value in settings.items():
-        if value in (rows[name].min(), rows[name].max()) and (name, value) not in ends:
+        if value in (rows[name].min(), rows[name].max()) and rows[name].nunique() > 1 and (name, value) not in ends:
             found.append(name)
     run = rows[(rows[list(settings)] == list(settings.values())).all(axis=1)]
     if method == "dpo" and step in (run["step"].min(), run["step"].max()):
