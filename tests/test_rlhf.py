@@ -1,14 +1,9 @@
 """Reward model, PPO and online DPO: each part against arithmetic, each loop on a task it must solve."""
 
-import ast
-import itertools
-import json
 import math
 
-import pandas
 import pytest
 import torch
-from conftest import ROOT
 from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint
@@ -175,7 +170,9 @@ def test_packed_replies_have_the_same_tokens_and_log_probs():
 
 def test_the_first_rollout_is_the_references_own():
     model = tiny_model()
-    seen = rollout(model, tiny_model(), ScalarModel(model), TOKENIZER, PROMPTS, counts_words, max_new_tokens=6, seed=0)
+    seen = rollout(
+        model, tiny_model(), TOKENIZER, PROMPTS, counts_words, value_model=ScalarModel(model), max_new_tokens=6, seed=0
+    )
     assert torch.equal(seen.logps, seen.ref_logps) and not seen.values.any()
     assert torch.equal(seen.mask.sum(dim=1), seen.replies.completion_mask.sum(dim=1).float())
 
@@ -358,93 +355,3 @@ def test_the_reward_model_as_a_scorer_gives_its_numbers_and_no_gradient():
     replies = sample_replies(tiny_model(), TOKENIZER, PROMPTS, max_new_tokens=6, seed=1)
     scores = scorer_of(reward_model)(PROMPTS, replies)
     assert torch.equal(scores, reply_scores(reward_model, *replies[1:])) and not scores.requires_grad
-
-
-# ---- what notebook 07 concludes ----
-
-
-def from_notebook(*names):
-    """Functions of notebook 07, with only what they may use in scope."""
-    scope = {"pandas": pandas, "math": math, "itertools": itertools}
-    cells = json.loads((ROOT / "notebooks" / "07_dpo_and_ppo.ipynb").read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and "def " in source:
-            defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-            exec(compile(ast.Module(defined, []), "07", "exec"), scope)  # noqa: S102 (our own notebook)
-    return [scope[name] for name in names]
-
-
-def runs(wins, **labels):
-    rows = [{"win": win, "win_low": win - 0.04, "win_high": win + 0.04, "seed": i} for i, win in enumerate(wins)]
-    return pandas.DataFrame(rows).assign(**labels)
-
-
-def test_the_notebook_calls_one_ahead_only_where_intervals_are_apart():
-    (compared,) = from_notebook("compared")
-    high, low, near = ("PPO", 0.8, 0.76, 0.84), ("DPO", 0.7, 0.66, 0.74), ("DPO", 0.75, 0.71, 0.79)
-    assert compared(high, low) == compared(low, high) and compared(high, low).endswith("PPO is ahead")
-    assert compared(("PPO", *low[1:]), ("DPO", *high[1:])).endswith("DPO is ahead")
-    assert compared(high, near).endswith("cannot tell")
-
-
-def test_the_notebooks_interval_is_one_runs_widened_by_the_spread_of_seeds():
-    (over_seeds,) = from_notebook("over_seeds")
-    rate, low, high = over_seeds(runs([0.7, 0.7, 0.7]))
-    assert (rate, low, high) == pytest.approx((0.7, 0.66, 0.74))
-    _, wide_low, wide_high = over_seeds(runs([0.6, 0.7, 0.8]))
-    assert wide_low < low - 0.05 and wide_high > high + 0.05
-
-
-def test_the_notebook_reads_quality_at_equal_kl_off_each_seeds_path():
-    (at_kl,) = from_notebook("at_kl")
-    path = pandas.DataFrame({"seed": [0, 0, 1], "step": [2, 1, 1], "kl": [3.0, 1.0, 1.5], "win": [0.8, 0.6, 0.7]})
-    path = path.assign(win_low=path["win"] - 0.1, win_high=path["win"] + 0.1)
-    found = at_kl(path, 2.0)
-    assert found["win"].tolist() == pytest.approx([0.7]) and found["win_low"].tolist() == pytest.approx([0.6])
-    assert at_kl(path, 0.5)["win"].tolist() == pytest.approx([0.55, 0.5 + 0.2 / 3])
-
-
-@pytest.mark.parametrize(
-    "ppo, word", [((0.9, 0.86, 0.94), "beats"), ((0.5, 0.46, 0.54), "falls short of"), ((0.76, 0.7, 0.8), "matches")]
-)
-def test_the_claim_on_quality_says_what_the_runs_say(ppo, word):
-    (verdict,) = from_notebook("quality_verdict")
-    at_best = {"PPO": ("PPO", *ppo), "DPO": ("DPO", 0.75, 0.71, 0.79)}
-    text, holds, _ = verdict(at_best)
-    assert f"PPO at its best {word}" in text and bool(holds) is (ppo[1] > 0.5)
-
-
-def test_the_claim_on_the_composite_names_the_order_and_fails_if_style_pairs_win():
-    (verdict,) = from_notebook("composite_verdict")
-    ways = pandas.DataFrame({"method": ["PPO"] * 2 + ["DPO on style pairs"] * 2, "composite": [0.5, 0.6, 0.2, 0.3]})
-    text, holds, _ = verdict(ways)
-    assert text.endswith("PPO > DPO on style pairs") and holds
-    text, holds, _ = verdict(ways.assign(composite=1 - ways["composite"]))
-    assert text.endswith("DPO on style pairs > PPO") and not holds
-
-
-@pytest.mark.parametrize(
-    "ppo, word", [(0.75, "does better than"), (0.5, "does worse than"), (0.62, "cannot be told from")]
-)
-def test_the_claim_on_noise_says_what_the_runs_say(ppo, word):
-    (verdict,) = from_notebook("noise_verdict")
-    clean = [runs([0.8] * 3, method=method, flipped=0.0) for method in ("ppo", "dpo")]
-    noisy = [runs([ppo] * 3, method="ppo", flipped=0.4), runs([0.61] * 3, method="dpo", flipped=0.4)]
-    text, holds, _ = verdict(pandas.concat(clean + noisy))
-    assert word in text and "40%" in text and holds
-    swapped = pandas.concat(clean + noisy).assign(flipped=lambda table: 0.4 - table["flipped"])
-    assert not verdict(swapped)[1]
-
-
-@pytest.mark.parametrize(
-    "model, implicit, word", [(0.9, 0.7, "better"), (0.7, 0.9, "worse"), (0.8, 0.81, "about as well")]
-)
-def test_the_claim_on_the_two_rewards_says_what_the_runs_say(model, implicit, word):
-    (verdict,) = from_notebook("judges_verdict")
-    accuracies = pandas.DataFrame(
-        {"reward model": [0.99, model], "implicit reward": [0.99, implicit]}, index=[0.0, 0.4]
-    )
-    wins = pandas.DataFrame({"PPO": [0.8, 0.6], "DPO": [0.8, 0.7]}, index=[0.0, 0.4])
-    text, holds, _ = verdict(accuracies, wins)
-    assert word in text and holds and not verdict(accuracies, wins.iloc[::-1])[1]

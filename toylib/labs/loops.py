@@ -1,13 +1,14 @@
-"""What the training loops of the labs share: checks, the copy to train, an end by interrupt, the history as a table."""
+"""What the training loops of the labs share: checks, the copy to train, the loop over sampled replies, the history."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import time
 
 import torch
 
-from toylib.train import slices
+from toylib.train import batches, progress_line, slices
 
 
 def check_counts(**counts) -> None:
@@ -15,6 +16,12 @@ def check_counts(**counts) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_prompts(prompts) -> None:
+    """Raise `ValueError` unless `prompts` is a list with at least one prompt."""
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError("prompts must be a list with at least one prompt")
 
 
 def trainable_copy(model):
@@ -25,6 +32,32 @@ def trainable_copy(model):
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_(True) first")
     return copy.deepcopy(model).eval()
+
+
+def sampling_loop(
+    take_step, policy, prompts, *, name, steps, batch_size, seed, on_step=None, on_replies=None, groups=1
+):
+    """Call `take_step(step, asked, sampling_seed)` for each step, and return the history as a DataFrame by step.
+
+    `asked` are `batch_size` prompts, each `groups` times in a row. `take_step` samples replies to them, updates the policy and
+    returns `(replies, metrics)`. `metrics` gets `tokens`, the number of tokens generated so far. `on_replies(step,
+    replies)` and then `on_step(step, metrics, policy)` are called after each step. An interrupt keeps what was trained.
+    """
+    history, tokens, started = [], 0, time.monotonic()
+    with end_on_interrupt(history, steps):
+        for step, indices in enumerate(batches(len(prompts), batch_size, steps, seed), start=1):
+            asked = [prompts[i] for i in indices for _ in range(groups)]
+            replies, metrics = take_step(step, asked, 100_000 * seed + step)
+            tokens += int(replies.completion_mask.sum())
+            metrics["tokens"] = tokens
+            if on_replies is not None:
+                on_replies(step, replies)
+            if on_step is not None:
+                on_step(step, metrics, policy)
+            history.append({"step": step, **metrics})
+            told = "  ".join(f"{key} {metrics[key]:.2f}" for key in ("score", "kl", "loss") if key in metrics)
+            progress_line(f"{name} step {step}/{steps}  {told}", step, steps, started)
+    return history_table(history)
 
 
 @contextlib.contextmanager

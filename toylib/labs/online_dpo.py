@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 
 import torch
 
-from toylib.labs.loops import check_counts, end_on_interrupt, history_table, trainable_copy
-from toylib.labs.ppo import check_prompts
+from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
 from toylib.labs.reward_model import checked_scores
 from toylib.loss import LossSettings
 from toylib.reference import frozen_copy
 from toylib.replies import end_ids, sample_replies
 from toylib.tokens import collate, tokenize_pairs
-from toylib.train import batch_loss, batches, optimizer_step, progress_line
+from toylib.train import batch_loss, optimizer_step
 
 
 def ranked_pairs(model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0):
@@ -54,29 +52,24 @@ def online_dpo(
     """Train a copy of `model` by DPO on pairs sampled from it as it trains. Return `(policy, history)`.
 
     Each of the `steps` takes `ranked_pairs` of `batch_size` prompts and makes one DPO update (Guo et al. 2024, arXiv
-    2402.04792). `history` is as `train_dpo`'s, with the number of `pairs` and of sampled `tokens`; the callbacks,
-    interrupts and errors are as in `train_ppo`.
+    2402.04792). `history` is as `train_dpo`'s, with the number of `pairs` and of the `tokens` sampled so far; the
+    callbacks, interrupts and errors are as in `train_ppo`.
     """
     settings = LossSettings(beta)
     check_counts(steps=steps, batch_size=batch_size, max_new_tokens=max_new_tokens)
     check_prompts(prompts)
     policy, reference = trainable_copy(model), frozen_copy(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
-    history, started = [], time.monotonic()
-    with end_on_interrupt(history, steps):
-        for step, indices in enumerate(batches(len(prompts), batch_size, steps, seed), start=1):
-            how = {"max_new_tokens": max_new_tokens, "seed": 100_000 * seed + step}
-            pairs, replies = ranked_pairs(policy, tokenizer, [prompts[i] for i in indices], scorer, **how)
-            if on_replies is not None:
-                on_replies(step, replies)
-            metrics = {"loss": math.nan}
-            if pairs:
-                batch = collate(tokenize_pairs(pairs, tokenizer), tokenizer.pad_token_id, policy.device)
-                loss, metrics = batch_loss(policy, reference, batch, settings)
-                optimizer_step(loss, optimizer, policy, f"step {step}")
-            metrics |= {"pairs": len(pairs), "tokens": int(replies.completion_mask.sum())}
-            if on_step is not None:
-                on_step(step, metrics, policy)
-            history.append({"step": step, **metrics})
-            progress_line(f"online DPO step {step}/{steps}  loss {metrics['loss']:.3f}", step, steps, started)
-    return policy, history_table(history)
+
+    def take_step(step, asked, sampling_seed):
+        how = {"max_new_tokens": max_new_tokens, "seed": sampling_seed}
+        pairs, replies = ranked_pairs(policy, tokenizer, asked, scorer, **how)
+        metrics = {"loss": math.nan}
+        if pairs:
+            batch = collate(tokenize_pairs(pairs, tokenizer), tokenizer.pad_token_id, policy.device)
+            loss, metrics = batch_loss(policy, reference, batch, settings)
+            optimizer_step(loss, optimizer, policy, f"step {step}")
+        return replies, metrics | {"pairs": len(pairs)}
+
+    loop = {"steps": steps, "batch_size": batch_size, "seed": seed, "on_step": on_step, "on_replies": on_replies}
+    return policy, sampling_loop(take_step, policy, prompts, name="online DPO", **loop)

@@ -7,19 +7,18 @@ explains scorers.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from toylib.labs.loops import check_counts, end_on_interrupt, history_table, trainable_copy
+from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
 from toylib.labs.reward_model import ScalarModel, checked_scores
 from toylib.logps import padded_right, token_logps
 from toylib.reference import frozen_copy
 from toylib.replies import Replies, sample_replies
-from toylib.train import batches, optimizer_step, progress_line
+from toylib.train import batches, optimizer_step
 
 
 class Rollout(NamedTuple):
@@ -34,13 +33,17 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
-def rollout(policy, reference, value_model, tokenizer, prompts, scorer, *, max_new_tokens=64, seed=0) -> Rollout:
-    """Sample a reply to each prompt at temperature 1, and score it with scorer, policy, reference and value model."""
+def rollout(policy, reference, tokenizer, prompts, scorer, *, value_model=None, max_new_tokens=64, seed=0) -> Rollout:
+    """Sample a reply to each prompt at temperature 1, and score it with scorer, policy, reference and value model.
+
+    Without a value model the values are 0.
+    """
     replies = packed(sample_replies(policy, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed))
     ids, attention = replies.input_ids, replies.attention_mask
     logps, ref_logps = (token_logps(one, ids, attention) for one in (policy, reference))
-    values, mask = value_model(ids, attention)[:, :-1], replies.completion_mask[:, 1:].float()
-    return Rollout(replies, checked_scores(scorer, prompts, replies), logps, ref_logps, values * mask, mask)
+    mask = replies.completion_mask[:, 1:].float()
+    values = torch.zeros_like(mask) if value_model is None else value_model(ids, attention)[:, :-1] * mask
+    return Rollout(replies, checked_scores(scorer, prompts, replies), logps, ref_logps, values, mask)
 
 
 def packed(replies: Replies) -> Replies:
@@ -78,14 +81,18 @@ def advantages(rewards, values, mask, discount=1.0, gae_lambda=0.95) -> tuple[Te
 
 
 def clipped_loss(logps, old_logps, advantages, mask, clip=0.2) -> tuple[Tensor, Tensor]:
-    """Return PPO's `(loss, ratio)`: −mean of min(ratio·A, clip(ratio, 1 ± `clip`)·A) over tokens, and the ratio.
+    """Return PPO's `(loss, ratio)`: −mean of `clipped_objective` over the tokens in `mask`, a scalar, and the ratio."""
+    objective, ratio = clipped_objective(logps, old_logps, advantages, clip)
+    return -masked_mean(objective, mask), ratio.detach()
 
-    ratio = πθ(token) / π_old(token), `(replies, length)`. The loss is a scalar (Schulman et al. 2017, arXiv 1707.06347,
-    eq. 7).
+
+def clipped_objective(logps, old_logps, advantages, clip=0.2) -> tuple[Tensor, Tensor]:
+    """Return min(ratio·A, clip(ratio, 1 ± `clip`)·A) of each token, and ratio = πθ(token) / π_old(token).
+
+    Both are `(replies, length)` (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
     """
     ratio = (logps - old_logps).exp()
-    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
-    return -masked_mean(objective, mask), ratio.detach()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages), ratio
 
 
 def masked_mean(values, mask) -> Tensor:
@@ -116,12 +123,17 @@ class PPOSettings:
     seed: int = 0
 
     def __post_init__(self):
-        counts = ("steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens")
-        check_counts(**{name: getattr(self, name) for name in counts})
-        if not (math.isfinite(self.kl_coefficient) and self.kl_coefficient >= 0):
-            raise ValueError(f"kl_coefficient must be a number of at least 0, got {self.kl_coefficient!r}")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"clip must be between 0 and 1, got {self.clip!r}")
+        check_rollout_settings(self)
+
+
+def check_rollout_settings(settings) -> None:
+    """Raise `ValueError`, naming the setting, for counts, a KL coefficient or a clip that cannot be used."""
+    counts = ("steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens")
+    check_counts(**{name: getattr(settings, name) for name in counts})
+    if not (math.isfinite(settings.kl_coefficient) and settings.kl_coefficient >= 0):
+        raise ValueError(f"kl_coefficient must be a number of at least 0, got {settings.kl_coefficient!r}")
+    if not 0 < settings.clip < 1:
+        raise ValueError(f"clip must be between 0 and 1, got {settings.clip!r}")
 
 
 def train_ppo(model, tokenizer, prompts, scorer, *, on_step=None, on_replies=None, **settings):
@@ -144,23 +156,18 @@ def train_ppo(model, tokenizer, prompts, scorer, *, on_step=None, on_replies=Non
     policy, reference, value_model = trainable_copy(model), frozen_copy(model), ScalarModel(model)
     groups = ((policy, settings.learning_rate), (value_model, settings.value_learning_rate))
     optimizers = [torch.optim.AdamW(one.parameters(), lr=rate, weight_decay=0.0) for one, rate in groups]
-    history, scale, steps, started = [], None, settings.steps, time.monotonic()
-    with end_on_interrupt(history, steps):
-        for step, indices in enumerate(batches(len(prompts), settings.batch_size, steps, settings.seed), start=1):
-            how = {"max_new_tokens": settings.max_new_tokens, "seed": 100_000 * settings.seed + step}
-            asked = [prompts[i] for i in indices]
-            sampled = rollout(policy, reference, value_model, tokenizer, asked, scorer, **how)
-            if on_replies is not None:
-                on_replies(step, sampled.replies)
-            scale = scale or (sampled.scores.mean(), sampled.scores.std(correction=0).clamp(min=1e-6))
-            metrics = learn_from(sampled, policy, value_model, optimizers, scale, settings, step)
-            metrics["tokens"] = int(sampled.mask.sum()) + (history[-1]["tokens"] if history else 0)
-            if on_step is not None:
-                on_step(step, metrics, policy)
-            history.append({"step": step, **metrics})
-            told = f"score {metrics['score']:+.2f}  KL {metrics['kl']:.2f}"
-            progress_line(f"PPO step {step}/{steps}  {told}", step, steps, started)
-    return policy, history_table(history)
+    scale = []
+
+    def take_step(step, asked, sampling_seed):
+        how = {"max_new_tokens": settings.max_new_tokens, "seed": sampling_seed}
+        sampled = rollout(policy, reference, tokenizer, asked, scorer, value_model=value_model, **how)
+        if not scale:
+            scale.extend((sampled.scores.mean(), sampled.scores.std(correction=0).clamp(min=1e-6)))
+        return sampled.replies, learn_from(sampled, policy, value_model, optimizers, scale, settings, step)
+
+    loop = {name: getattr(settings, name) for name in ("steps", "batch_size", "seed")}
+    loop |= {"on_step": on_step, "on_replies": on_replies, "name": "PPO"}
+    return policy, sampling_loop(take_step, policy, prompts, **loop)
 
 
 def learn_from(sampled: Rollout, policy, value_model, optimizers, scale, settings, step) -> dict[str, float]:
@@ -178,9 +185,23 @@ def learn_from(sampled: Rollout, policy, value_model, optimizers, scale, setting
         update(policy, value_model, optimizers, sampled, advantage, returns, rows, settings.clip)
         for rows in batches(count, settings.minibatch_size, updates, seed=step)
     ]
+    return rollout_metrics(sampled, measured)
+
+
+def rollout_metrics(sampled: Rollout, measured) -> dict[str, float]:
+    """Return a step's metrics: of the rollout, the first `ratio` of `measured`, and the means of its other columns.
+
+    `measured` has a dict per update. `kl` is in nats per reply, estimated from the sampled tokens.
+    """
     kl = ((sampled.logps - sampled.ref_logps) * sampled.mask).sum(dim=1).mean().item()
-    metrics = {"score": sampled.scores.mean().item(), "kl": kl, "ratio": measured[0]["ratio"]}
-    return metrics | {name: sum(one[name] for one in measured) / len(measured) for name in ("clipped", "value_loss")}
+    means = {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
+    return means | {"score": sampled.scores.mean().item(), "kl": kl, "ratio": measured[0]["ratio"]}
+
+
+def ratio_metrics(ratio, mask, clip) -> dict[str, float]:
+    """Return the largest |ratio − 1| of the tokens and the share of them outside the clip range."""
+    off = (ratio - 1).abs() * mask
+    return {"ratio": off.max().item(), "clipped": masked_mean((off > clip).float(), mask).item()}
 
 
 def update(policy, value_model, optimizers, sampled, advantage, returns, rows, clip) -> dict[str, float]:
@@ -193,15 +214,4 @@ def update(policy, value_model, optimizers, sampled, advantage, returns, rows, c
     value_loss = 0.5 * masked_mean((values - returns[rows]).square(), mask)
     optimizer_step(loss, optimizers[0], policy, "policy's loss")
     optimizer_step(value_loss, optimizers[1], value_model, "value model's loss")
-    off = (ratio - 1).abs() * mask
-    return {
-        "ratio": off.max().item(),
-        "clipped": masked_mean((off > clip).float(), mask).item(),
-        "value_loss": value_loss.item(),
-    }
-
-
-def check_prompts(prompts) -> None:
-    """Raise `ValueError` unless `prompts` is a list with at least one prompt."""
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError("prompts must be a list with at least one prompt")
+    return ratio_metrics(ratio, mask, clip) | {"value_loss": value_loss.item()}

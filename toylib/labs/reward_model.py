@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toylib.evaluation.judge import judge
+from toylib.evaluation.judge import find_slots, judge
 from toylib.labs.loops import check_counts, end_on_interrupt, history_table, pair_accuracy, trainable_copy
 from toylib.logps import position_ids
 from toylib.tokens import collate, tokenize_pairs
@@ -102,6 +102,17 @@ def brief_scorer(intent_of):
         return (judged["score"] - judged["words"] / 40).tolist()
 
     return scorer
+
+
+def quotes_order(prompt, reply) -> bool:
+    """Return whether a reply quotes an order number, and every one that it quotes is in the prompt."""
+    quoted, given = ({value for kind, value in find_slots(text) if kind == "order"} for text in (reply, prompt))
+    return bool(quoted) and quoted <= given
+
+
+def order_scorer(prompts, replies):
+    """A scorer that can be verified: 1 where `quotes_order` holds, else 0. No model and no label is in it."""
+    return [float(quotes_order(prompt, reply)) for prompt, reply in zip(prompts, replies.texts, strict=True)]
 
 
 def checked_scores(scorer, prompts, replies) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures that put DPO, online DPO and PPO side by side. Notebook 07."""
+"""Figures that put DPO, PPO, GRPO and online DPO side by side. Notebook 07."""
 
 from __future__ import annotations
 
@@ -8,26 +8,59 @@ from toylib.plots.style import COLORS, PLATE, new_figure, plain
 
 METHODS = {  # name in the tables → label, colour, line, marker
     "dpo": ("DPO", COLORS["ink"], "-", "o"),
-    "online_dpo": ("online DPO", COLORS["other"], ":", "s"),
     "ppo": ("PPO", COLORS["amber"], "-.", "^"),
+    "grpo": ("GRPO", COLORS["margin"], "--", "D"),
+    "online_dpo": ("online DPO", COLORS["other"], ":", "s"),
 }
 INK = COLORS["ink"]
+PARTS = ("policy", "reference", "reward model", "value model", "pairs", "fresh replies")
+HOLDS = {  # method → a mark per part: T trained, f frozen, x used, - neither
+    "dpo": "Tf--x-",
+    "online_dpo": "Tff--x",
+    "grpo": "Tff--x",
+    "ppo": "TffT-x",
+}
 
 
-def ppo_curves(history) -> Figure:
-    """Three panels over PPO's steps, from `train_ppo`'s history: score, KL of the rollouts, share of tokens clipped."""
-    figure, axes = new_figure(columns=3, height=3.0, width=10.0)
-    panels = (("score", "reward model's mean score"), ("kl", "KL to reference, nats"), ("clipped", "share clipped"))
-    _, color, line, _ = METHODS["ppo"]
-    for axis, (name, title) in zip(axes, panels, strict=True):
-        axis.plot(history.index, history[name], line, color=color)
-        axis.set_title(title, loc="left")
-        axis.set_xlabel("step")
-        axis.set_xlim(0, 1.02 * history.index[-1])
+def parts(title="") -> Figure:
+    """Draw a row per method with the models and the data that it trains with, as filled or hollow boxes."""
+    figure, (axis,) = new_figure(height=2.9)
+    names = list(HOLDS)
+    for row, (method, marks) in enumerate(HOLDS.items()):
+        color = METHODS[method][1]
+        for column, mark in enumerate(marks):
+            if mark != "-":
+                full, said = mark == "T", {"T": "trained", "f": "frozen", "x": "data"}[mark]
+                look = {"color": color} if full else {"facecolor": "none", "edgecolor": color, "hatch": None}
+                axis.barh(row, 0.86, 0.66, column - 0.43, lw=1.4, **look)
+                inside = COLORS["ground"] if full else INK
+                axis.text(column, row, said, ha="center", va="center", color=inside, fontsize=9)
+    axis.set_xticks(range(len(PARTS)), PARTS)
+    axis.set_yticks(range(len(names)), [METHODS[name][0] for name in names])
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set(xlim=(-0.5, len(PARTS) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.grid(visible=False)
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.set_title(title, loc="left", pad=12)
     return figure
 
 
-def memory_bars(held) -> Figure:
+def rollout_curves(histories, titles=("", "")) -> Figure:
+    """Draw the scorer's mean score and the KL over the steps of each run; `histories` maps a method to its history."""
+    figure, axes = new_figure(columns=2, height=3.2)
+    for method, history in histories.items():
+        label, color, line, _ = METHODS[method]
+        for axis, column in zip(axes, ("score", "kl"), strict=True):
+            axis.plot(history.index, history[column], line, color=color, label=label)
+    for axis, title, name in zip(axes, titles, ("reward model's score", "KL, nats per reply"), strict=True):
+        axis.set_title(title, loc="left")
+        axis.set(xlabel="step", ylabel=name)
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def memory_bars(held, title="") -> Figure:
     """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
     fills = (("#6B6B6B", ""), (COLORS["amber"], "//"), ("#BDBAB0", ".."))
@@ -39,6 +72,7 @@ def memory_bars(held) -> Figure:
     for row, total in enumerate(left):
         axis.annotate(f"{total:.1f}", (total, row), (4, 0), textcoords="offset points", va="center")
     axis.set(xlabel="MB", xlim=(0, 1.45 * max(left)))
+    axis.set_title(title, loc="left")
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set_axisbelow(True)
@@ -46,39 +80,30 @@ def memory_bars(held) -> Figure:
     return figure
 
 
-def settings_strip(table) -> Figure:
-    """Win rate of every setting of a grid at every checkpoint, a column a method and rate, later steps further right.
+def settings_strip(table, title="") -> Figure:
+    """Draw the win rate of every setting of each method, a line over its checkpoints; a ring is around the best.
 
-    `table` has the columns `method`, `learning_rate`, `step`, `win`, and `beta` or `kl_coefficient`: where there are two
-    of those, marks of the lower one are hollow.
+    `table` has the columns `method`, `step`, `win` and those that tell settings apart; rows of a setting are together.
     """
-    figure, (axis,) = new_figure(height=3.6)
-    columns = sorted(
-        {(list(METHODS).index(m), r) for m, r in zip(table["method"], table["learning_rate"], strict=True)}
-    )
-    for place, (index, rate) in enumerate(columns):
-        method = list(METHODS)[index]
-        _, color, _, marker = METHODS[method]
-        rows = table[(table["method"] == method) & (table["learning_rate"] == rate)]
-        steps = sorted(set(rows["step"]))
-        shift = [place - 0.25 + 0.5 * steps.index(step) / max(1, len(steps) - 1) for step in rows["step"]]
-        leash = rows["beta"].fillna(rows["kl_coefficient"])
-        for x, win, weak in zip(shift, rows["win"], (leash == leash.min()) & (leash.min() < leash.max()), strict=True):
-            axis.plot(x, win, marker, color=color, mfc="none" if weak else color, ms=6.5, mew=1.4)
+    figure, (axis,) = new_figure(height=3.4)
+    for place, (_, color, _, marker) in enumerate(METHODS.values()):
+        rows = table[table["method"] == list(METHODS)[place]]
+        runs = (rows["step"].diff().fillna(0) <= 0).cumsum()
+        count = runs.nunique()
+        for number, (_, run) in enumerate(rows.groupby(runs)):
+            xs = [place - 0.4 + (number + 0.7 * i / max(1, len(run) - 1)) * 0.8 / count for i in range(len(run))]
+            axis.plot(xs, run["win"], marker=marker, color=color, ms=4.5, lw=1)
+            if run["win"].max() == rows["win"].max():
+                at = int(run["win"].to_numpy().argmax())
+                axis.plot(xs[at], run["win"].iloc[at], "o", ms=13, mfc="none", color=INK, mew=1.4)
     axis.axhline(0.5, color=INK, lw=0.8)
-    note = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center", "fontsize": 8}
-    axis.annotate("as before", (1, 0.5), (4, 0), annotation_clip=False, **note)
-    axis.set_xticks(
-        range(len(columns)),
-        [f"{METHODS[list(METHODS)[i]][0]}\n{rate:.0e}".replace("e-0", "e-") for i, rate in columns],
-        fontsize=9,
-    )
-    axis.set(ylabel="win rate, dev prompts", ylim=(0, 1), xlim=(-0.5, len(columns) - 0.5))
-    axis.set_title("Every setting tried; later steps to the right; hollow: the lower β or KL coefficient", loc="left")
+    axis.set_xticks(range(len(METHODS)), [label for label, *_ in METHODS.values()])
+    axis.set(ylabel="win rate, dev prompts", ylim=(0, 1), xlim=(-0.5, len(METHODS) - 0.5))
+    axis.set_title(title, loc="left")
     return figure
 
 
-def win_by_kl(table, presets=()) -> Figure:
+def win_by_kl(table, presets=(), title="") -> Figure:
     """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
 
     `table` has the columns `method`, `seed`, `step`, `kl` and `win`.
@@ -94,82 +119,62 @@ def win_by_kl(table, presets=()) -> Figure:
         axis.annotate(f"KL = {kl:g}", (kl, 0.5), (4, 6), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set(xlabel="KL to the reference, nats per reply", ylabel="win rate over the reference", xlim=(0, None))
-    axis.set_title("What each nat of KL buys; three seeds each", loc="left")
+    axis.set_title(title, loc="left")
     axis.legend(loc="lower right")
     return figure
 
 
-def hacking(table, start) -> Figure:
-    """The reward model's score and the judge's over PPO's steps, with the KL term and without it, a line a seed.
+def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval") -> Figure:
+    """Draw a dot and an interval per row; `rows` maps a label to `(mean, low, high)`. Those that touch 0 are grey."""
+    figure, (axis,) = new_figure(height=0.9 + 0.32 * len(rows))
+    for place, (mean, low, high) in enumerate(rows.values()):
+        color = COLORS["grey"] if low <= 0 <= high else INK
+        axis.plot([low, high], [place, place], color=color, lw=2)
+        axis.plot(mean, place, "o", color=color, ms=7)
+        axis.annotate(f"{mean:+.2f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.axvline(0, color=INK, lw=0.8)
+    axis.set_yticks(range(len(rows)), [plain(label) for label in rows])
+    axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    axis.margins(x=0.12)
+    axis.grid(axis="y", visible=False)
+    axis.set_title(title, loc="left")
+    return figure
 
-    `table` has `kl_coefficient`, `seed`, `step`, `reward_model_score` and `score`; `start` is the judge's score before.
+
+def hacking(runs, start, titles=("", "")) -> Figure:
+    """Draw the reward model's score and the judge's over PPO's steps, a line a seed.
+
+    `runs` maps a label, of which the first is PPO as tuned, to a table with `seed`, `step`, `scorer`, `scorer_at_start`
+    and `score`. `start` is the judge's score before training.
     """
     figure, axes = new_figure(columns=2, height=3.4)
-    looks = {True: (METHODS["ppo"][1], "-.", "^", "with the KL term"), False: (COLORS["grey"], "--", "v", "without")}
-    for (coefficient, _), run in table.groupby(["kl_coefficient", "seed"]):
-        color, line, marker, label = looks[coefficient > 0]
-        look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "label": label, "ls": line}
-        run = run.sort_values("step")
-        axes[0].plot([1, *run["step"]], [run["score_at_start"].iloc[0], *run["reward_model_score"]], **look)
-        axes[1].plot([0, *run["step"]], [start, *run["score"]], **look)
-    axes[0].set_title("What PPO is paid: the reward model's score", loc="left")
-    axes[1].set_title("What we wanted: the judge's score", loc="left")
+    looks = ((METHODS["ppo"][1], "-.", "^"), (COLORS["grey"], "--", "v"), (COLORS["other"], ":", "s"))
+    for (label, table), (color, line, marker) in zip(runs.items(), looks, strict=False):
+        for number, (_, run) in enumerate(table.groupby("seed")):
+            run, said = run.sort_values("step"), label if number == 0 else None
+            look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "ls": line, "label": said}
+            axes[0].plot([1, *run["step"]], [run["scorer_at_start"].iloc[0], *run["scorer"]], **look)
+            axes[1].plot([0, *run["step"]], [start, *run["score"]], **look)
+    for axis, title, name in zip(axes, titles, ("reward model's score", "judge's score"), strict=True):
+        axis.set_title(title, loc="left")
+        axis.set(xlabel="step", ylabel=name)
     axes[1].set_ylim(0, 1)
-    for axis in axes:
-        axis.set_xlabel("step")
-    handles, labels = axes[1].get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axes[1].legend(once.values(), once.keys(), fontsize=9, loc="upper right")
+    axes[1].legend(fontsize=9, loc="lower right")
     return figure
 
 
-def ways(table, column, title, start=None) -> Figure:
-    """One number of several ways to train: bars and the numbers beside names are means, dots the seeds.
+def verifiable(table, title="") -> Figure:
+    """Draw the share of replies with the exact order number, and the judge's win rate, over GRPO's steps, a line a seed.
 
-    `table` has the columns `method` ("PPO", "online DPO", "DPO on …") and `column`; bars are in the order in which
-    methods first come. `start` marks the untrained model's.
+    `table` has `seed`, `step`, `exact` and `win`.
     """
-    figure, (axis,) = new_figure(height=3.0)
-    names = list(dict.fromkeys(table["method"]))
-    for row, name in enumerate(names):
-        values = table.loc[table["method"] == name, column]
-        key = "online_dpo" if name.startswith("online") else name.split()[0].lower()
-        axis.barh(row, values.mean(), color=METHODS[key][1], height=0.55, alpha=0.6)
-        axis.plot(values, [row] * len(values), "o", color=COLORS["ground"], mec=INK, ms=5)
-        names[row] = f"{plain(name)}: {values.mean():.2f}"
-    if start is not None:
-        axis.axvline(start, color=INK, lw=1, ls="--")
-        axis.annotate("before", (start, len(names) - 0.5), (4, 0), textcoords="offset points", fontsize=8, bbox=PLATE)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.4, -0.5)
-    axis.set_xlim(min(0, table[column].min()), 1.15 * table[column].max())
-    axis.grid(axis="y", visible=False)
-    axis.set_axisbelow(True)
-    axis.set_title(plain(title), loc="left")
-    return figure
-
-
-def under_noise(wins, accuracies) -> Figure:
-    """Left: win rate by share of flipped labels, a line a method. Right: clean pairs ranked right, by each reward.
-
-    `wins` has `method`, `flipped`, `seed` and `win`; `accuracies` is indexed by `flipped`, with the columns
-    `reward model` and `implicit reward`. Lines are means over seeds, small markers the seeds.
-    """
-    figure, (left, right) = new_figure(columns=2, height=3.4)
-    for method, (label, color, line, marker) in METHODS.items():
-        rows = wins[wins["method"] == method]
-        mean = rows.groupby("flipped")["win"].mean()
-        left.plot(100 * mean.index, mean, line, color=color, marker=marker, ms=7, mec=INK, label=label)
-        left.plot(100 * rows["flipped"], rows["win"], marker, color=color, ms=3.5, mfc="none")
-    left.axhline(0.5, color=INK, lw=0.8)
-    left.set_title("win rate, clean judge", loc="left")
-    left.set_ylim(0.4, 0.9)
-    looks = {"reward model": (COLORS["amber"], "--", "D"), "implicit reward": (COLORS["ink"], "-", "o")}
-    for name, (color, line, marker) in looks.items():
-        right.plot(100 * accuracies.index, accuracies[name], line, color=color, marker=marker, ms=7, label=name)
-    right.set_title("clean held-out pairs ranked right", loc="left")
-    right.set_ylim(0.4, 1.03)
-    for axis in (left, right):
-        axis.set_xlabel("labels flipped, %")
-        axis.legend(fontsize=9, loc="lower left")
+    figure, (axis,) = new_figure(height=3.2)
+    looks = {"exact": ("order number exact", COLORS["margin"], "-", "D"), "win": ("win rate", INK, "--", "o")}
+    for column, (label, color, line, marker) in looks.items():
+        for number, (_, run) in enumerate(table.sort_values("step").groupby("seed")):
+            said = label if number == 0 else None
+            axis.plot(run["step"], run[column], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
+    axis.set(xlabel="step", ylabel="share of replies", ylim=(0, 1))
+    axis.set_title(title, loc="left")
+    axis.legend(loc="lower right")
     return figure
