@@ -179,6 +179,8 @@ def train_relative(
     loss_of = checked_method(method, settings)
     check_counts(steps=steps, batch_size=batch_size)
     rows, score, layout = prepared(model, tokenizer, list(examples), method)
+    if method == "kto" and batch_size * len(rows[0]) < 2:
+        raise ValueError("kto needs at least two replies in a batch, because it estimates the KL from them")
     policy, reference = trainable_copy(model), frozen_copy(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
     history, started = [], time.monotonic()
