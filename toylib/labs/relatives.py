@@ -77,7 +77,7 @@ def kto(scored: Scored, beta=0.1, desirable=1.0, undesirable=1.0) -> Tensor:
     """Return the losses of liked and disliked replies, which do not have to be pairs: `(replies,)`.
 
     `desirable` · (1 − σ(β·(log-ratio − KL))) and `undesirable` · (1 − σ(β·(KL − log-ratio))): Ethayarajh et al. 2024
-    (arXiv 2402.01306), eq. 8.
+    (arXiv 2402.01306), eq. 7.
     """
     liked = beta * (scored.chosen - scored.ref_chosen - scored.kl)
     disliked = beta * (scored.kl - scored.rejected + scored.ref_rejected)
