@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Everything in one command. It makes .venv beside this file, installs the project into it, and then
 
-    python3 lab.py                        opens JupyterLab on the first notebook (also: lab --no-browser, lab --port 9000)
+    python3 lab.py                        opens JupyterLab on the first notebook (also: lab --no-browser, lab --port 9000);
+                                          you work on copies in work/, so that a later `git pull` always goes through
     python3 lab.py test [--all] [...]     runs the quick tests, or all of them; further arguments go to pytest
     python3 lab.py run [1 4 ...]          executes the notebooks, or some, from fresh kernels; changes no file
     python3 lab.py build [1 4 ...]        executes them and writes them back, formatted and normalised
     python3 lab.py bench [engine] [...]   times training against TRL; `sliders` times a figure behind a slider instead
+    python3 lab.py gpu [--rehearse]       measures everything that needs a GPU; `--help` says what to bring there
+    python3 lab.py site [--output site]   writes the notebooks as web pages, from their committed outputs
     python3 lab.py map                    writes the README's folder map anew, with the line counts of today
-    python3 lab.py address URL            writes the repository's address into pyproject.toml, every notebook and badge
+    python3 lab.py cards [--output FILE]  writes the interview's cards as TSV, for spaced repetition
+    python3 lab.py address [URL]          writes URL, or that of the git remote `origin`, into every notebook, with a Colab badge
 
 Standard library only, because it runs before anything is installed. What is done to notebooks is in notebooks/build.py.
 """
@@ -28,10 +32,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = HERE = ROOT / "notebooks"
 VENV = ROOT / ".venv"
 QUICK = ("01", "02", "03", "10")  # the notebooks that the quick tests compare with their committed outputs
 NEEDED_GB = 3
+SCRIPTS = {"gpu": ROOT / "tests" / "bench" / "gpu_day.py", "site": NOTEBOOKS / "site.py"}
+COMMANDS = ("lab", "test", "run", "build", "bench", "gpu", "site", "map", "cards", "address")
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 OFFLINE = "resolution|ConnectionError|refused|unreachable|Max retries|timed out|dns error|error sending request|Failed to fetch"
 
@@ -178,10 +184,11 @@ def hand_over(*arguments):
 
 
 def lab(arguments):
+    """Open JupyterLab on the reader's own copy of the first notebook. The token goes by the environment: `ps` shows arguments."""
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    first = NOTEBOOKS / "01_four_numbers.ipynb"
     settings = [f"--ServerApp.root_dir={ROOT}", "--ServerApp.ip=localhost", *root]
-    hand_over("-m", "jupyterlab", first, *settings, *arguments)
+    settings += runpy.run_path(str(HERE / "work.py"))["main"](ROOT, arguments, os.environ)
+    hand_over("-m", "jupyterlab", *settings, *arguments)
 
 
 def test(arguments):
@@ -198,12 +205,10 @@ def test(arguments):
 
 
 def bench(arguments):
-    helpers = ("peers", "slider_cells")
-    there = {path.stem: path for path in sorted((ROOT / "tests" / "bench").glob("*.py")) if path.stem not in helpers}
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["engine", *arguments]
-    if name not in there:
-        sys.exit(f"lab.py: there is no benchmark {name}; there are {', '.join(there)}.")
-    hand_over(there[name], *rest)
+    if name not in ("engine", "sliders"):
+        sys.exit(f"lab.py: there is no benchmark {name}; there are engine, sliders.")
+    hand_over(ROOT / f"tests/bench/{name}.py", *rest)
 
 
 def notebooks():
@@ -220,15 +225,17 @@ def choose(numbers):
 
 
 def main(arguments):
-    command = arguments[0] if arguments and not arguments[0].startswith("-") else "lab"
-    rest = arguments[1:] if arguments[:1] == [command] else arguments
+    command, *rest = arguments if arguments and not arguments[0].startswith("-") else ["lab", *arguments]
     if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
-    elif command in ("address", "map"):  # these need nothing installed
-        runpy.run_path(str(NOTEBOOKS / "build.py"))["main"](command, rest)
-    elif command not in ("lab", "test", "run", "build", "bench"):
-        there = "lab, test, run, build, bench, address and map"
-        sys.exit(f"lab.py: there is no command {command!r}; there are {there} (see --help).")
+    elif command not in COMMANDS:
+        there = ", ".join(COMMANDS[:-1])
+        sys.exit(f"lab.py: there is no command {command!r}; there are {there} and {COMMANDS[-1]} (see --help).")
+    elif command in ("address", "map", "cards"):  # these need nothing installed
+        script = ROOT / "toylib" / "labs" / "interview.py" if command == "cards" else NOTEBOOKS / "build.py"
+        runpy.run_path(str(script))["main"](command, rest)
+    elif command == "gpu" and importlib.util.find_spec("torch"):  # such a machine often brings its own, made for CUDA
+        sys.exit(subprocess.call([sys.executable, SCRIPTS["gpu"], *rest]))
     else:
         paths = choose(rest) if command in ("run", "build") else []
         try:
@@ -237,6 +244,8 @@ def main(arguments):
             sys.exit(f"lab.py: cannot write {VENV}: {error.strerror}.")
         if command in ("run", "build"):
             hand_over(NOTEBOOKS / "build.py", command, *paths)
+        elif command in SCRIPTS:
+            hand_over(SCRIPTS[command], *rest)
         else:
             {"lab": lab, "test": test, "bench": bench}[command](rest)
 

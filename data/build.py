@@ -139,16 +139,25 @@ def templated_pairs(rng, count, contrasts):
     return rows
 
 
-def build_large(folder=DATA.parent / "runs" / "support-135m"):
-    """Train a model of SmolLM2-135M's shape on the same text, for notebook 09 on a GPU without access to the hub."""
-    if not torch.cuda.is_available():
+def build_large(folder=DATA.parent / "runs" / "support-135m", shape=LARGE, share=1.0, device="cuda"):
+    """Train a model of SmolLM2-135M's shape on the same text, for notebook 09 on a GPU without access to the hub.
+
+    `share` is the part of the small model's steps that it takes. Returns the last loss of its training.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--size 135m needs a GPU: on a CPU it takes days")
     _, tokenizer = load_model("support-lm", device="cpu")
-    model = new_model(tokenizer, SEED, LARGE).to("cuda")
-    train_sft(model, tokenizer, sft_examples, SEED, pace=0.25)
+    model = new_model(tokenizer, SEED, shape).to(device)
+    loss = train_sft(model, tokenizer, sft_examples, SEED, pace=0.25, share=share)
+    sharpen(model)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(f'{folder}: MODEL = "../runs/support-135m" in notebook 09 takes it')
+    return loss
+
+
+def sharpen(model):
+    """Fold `TEMPERATURE` into the last norm of `model`: that divides all of its logits by it."""
+    model.model.norm.weight.data /= TEMPERATURE
 
 
 def main():
@@ -161,6 +170,7 @@ def main():
     check_test_set()
     if options.size == "135m":
         build_large()
+        print('runs/support-135m: MODEL = "../runs/support-135m" in notebook 09 takes it')
         return
 
     folder = DATA / "support-lm"
@@ -168,7 +178,7 @@ def main():
         tokenizer = build_tokenizer(itertools.islice(sft_examples(random.Random(SEED)), 20_000))
         model = new_model(tokenizer, SEED)
         train_sft(model, tokenizer, sft_examples, SEED)
-        model.model.norm.weight.data /= TEMPERATURE  # divides all logits by it
+        sharpen(model)
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     model, tokenizer = load_model("support-lm", device="cpu")  # from here on with the weights as shipped

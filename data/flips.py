@@ -1,4 +1,4 @@
-"""The long experiments of notebook 06, three seeds each: `python data/flips.py`, about 25 minutes on 2 cores.
+"""The long experiments of notebook 06, three seeds each: `python data/flips.py`, about 50 minutes on 2 cores.
 
 It writes data/results/flips.csv (flipped labels and their remedies) and data/results/failures.csv (the other failures).
 Runs that the files already have are skipped, so it can be stopped and started again. `python data/flips.py 0 2` runs
@@ -20,18 +20,19 @@ from toylib.labs.failures import (
     implicit_accuracy,
     longer_chosen,
     mean_score,
+    own_reference,
     pads_counted,
     rescoring_reference,
     right_score,
     run_dpo,
-    synced_reference,
     without_eos,
     without_shift,
 )
 from toylib.plots.training import in_nats
 from toylib.tokens import tokenize_pairs
 
-CHECKPOINTS = (10, 20, 40, 80)  # and the last step
+CHECKPOINTS = (10, 20, 40, 80, 120)  # and the last step
+FLIP_STEPS = 160  # long enough that runs with flipped labels come as far from the reference as the others
 PROMPTS = 144  # twelve of each intent, drawn by `draw_prompts`
 BETA = 0.5  # where a run does not say otherwise
 METHODS = {
@@ -50,7 +51,8 @@ def main(seeds):
     for seed in seeds:
         for name, share in flip_runs():
             rows = flip_labels(experiments.rows["support"], share, seed)
-            experiments.run("flips", name, seed, share, METHODS[name](share), rows)
+            settings = METHODS[name](share) | {"steps": FLIP_STEPS}
+            experiments.run("flips", name, seed, share, settings, rows)
         for name, (rows, settings) in failure_runs(experiments).items():
             experiments.run("failures", name, seed, 0.0, settings, rows)
 
@@ -70,8 +72,7 @@ def failure_runs(experiments):
         "brief is good": (experiments.brief_good, {}),
         "long is chosen": (longer_chosen(experiments.brief_good), {}),
         "right": (support, {"steps": 120}),
-        "β too low": (support, {"beta": 0.02, "steps": 120}),
-        "synced": (support, {"reference": synced_reference, "steps": 120}),
+        "own reference": (support, {"reference": own_reference, "steps": 120}),
         "no shift": (support, {"score": without_shift, "steps": 40}),
         "pads counted": (support, {"score": pads_counted, "steps": 20} | rescored),
         "rate too high": (support, {"learning_rate": 1e-3, "steps": 40}),
@@ -111,7 +112,7 @@ class Experiments:
         settings = {"beta": BETA} | settings
 
         def on_step(step, metrics, policy):
-            if step in (*CHECKPOINTS, settings.get("steps")):
+            if step in (*CHECKPOINTS, settings.get("steps", 80)):
                 where = {"run": name, "flipped": share, "seed": seed, "step": step}
                 lines.append(where | self.held_out.marked(policy, seed))
 

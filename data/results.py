@@ -21,10 +21,14 @@ def save(name, rows) -> None:
 
 
 def append(name, rows) -> None:
-    """Add `rows` (dicts with the table's columns, in their order) to data/results/`name`.csv, or start the file."""
+    """Add `rows` (dicts with the table's columns, in their order) to data/results/`name`.csv, or start the file.
+
+    All rows go in one write, so that two scripts can add to one table.
+    """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.csv"
-    pandas.DataFrame(rows).to_csv(path, mode="a", header=not path.is_file(), na_rep="nan", **FORMAT)
+    with open(RESULTS / f"{name}.csv", "ab", buffering=0) as file:
+        text = pandas.DataFrame(rows).to_csv(header=file.tell() == 0, na_rep="nan", **FORMAT)
+        file.write(text.encode())
 
 
 def done(name, columns) -> set[tuple]:

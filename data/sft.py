@@ -83,16 +83,18 @@ def new_model(tokenizer, seed, shape=SHAPE):
     return LlamaForCausalLM(config)
 
 
-def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
+def train_sft(model, tokenizer, examples_of, seed, pace=1.0, share=1.0):
     """Train `model` in place through `PHASES`. `examples_of(rng, styles)` yields (prompt, reply, number of the intent).
 
-    `pace` scales the rates, because a larger model needs smaller steps. On a GPU it computes in bf16 autocast.
+    `pace` scales the rates, because a larger model needs smaller steps. `share` scales the steps of every phase. On a
+    GPU it computes in bf16 autocast. Returns the last loss.
     """
+    phases = [(max(1, round(share * count)), *rest) for count, *rest in PHASES]
     topic_head = torch.nn.Linear(model.config.hidden_size, len(compose.INTENTS)).to(model.device)
     named = [*model.named_parameters(), *topic_head.named_parameters()]
     matrices = [p for name, p in named if "layers." in name and p.ndim == 2]
     others = [p for name, p in named if not ("layers." in name and p.ndim == 2)]
-    steps = sum(count for count, _, _ in PHASES)
+    steps = sum(count for count, *_ in phases)
     optimizers = [
         Muon(matrices, pace * MATRIX_RATE, DECAY),
         torch.optim.AdamW(others, lr=pace * OTHER_RATE, betas=(0.9, 0.98), weight_decay=DECAY),
@@ -104,7 +106,7 @@ def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
         for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True)
     ]
     started = time.monotonic()
-    for step, rows in enumerate(sft_batches(tokenizer, examples_of, random.Random(seed)), start=1):
+    for step, rows in enumerate(sft_batches(tokenizer, examples_of, random.Random(seed), phases), start=1):
         with torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext():
             loss = sft_loss(model, topic_head, rows, tokenizer.pad_token_id)
         for optimizer in optimizers:
@@ -115,11 +117,12 @@ def train_sft(model, tokenizer, examples_of, seed, pace=1.0):
             one.step()
         if step % 100 == 0 or step == steps:
             print(f"sft {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
+    return loss.item()
 
 
-def sft_batches(tokenizer, examples_of, rng):
-    """Yield the batches of all phases: lists of (prompt ids, reply ids, number of the intent) of similar length."""
-    for steps, drill_share, styles in PHASES:
+def sft_batches(tokenizer, examples_of, rng, phases):
+    """Yield the batches of all `phases`: lists of (prompt ids, reply ids, number of the intent) of similar length."""
+    for steps, drill_share, styles in phases:
         examples, left = examples_of(rng, styles), steps
         while left:
             count = min(CHUNK, left) * BATCH

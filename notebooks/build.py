@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIVE = '<div class="toylib-live"'  # how a live figure begins; toylib/widgets/live.py
 
 
 def main(command, arguments):
@@ -29,30 +30,66 @@ def main(command, arguments):
         notebook = formatted(path) if command == "build" else read(path)
         execute(notebook, path)
         if command == "build":
+            write_live(notebook, path)
             write(normalised(notebook), path)
     print(f"{len(arguments)} notebooks: {(time.monotonic() - start) / 60:.1f} minutes.")
 
 
 def write_address(arguments):
-    """Write the repository's address into pyproject.toml, the one place that holds it, every bootstrap cell and badge."""
-    url = arguments[0].rstrip("/") if len(arguments) == 1 else "?"
+    """Write the repository's address into pyproject.toml, into every set-up cell, and into the badges that open Colab."""
+    url = arguments[0].rstrip("/") if len(arguments) == 1 else "?" if arguments else address_of_origin()
     if not re.fullmatch(r"((https?|ssh|file)://|git@|/)[\w.:/~@+-]+|", url):
         sys.exit("lab.py: address takes one address to clone from, such as https://github.com/OWNER/NAME.")
-    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", url)  # what Colab opens by a link
-    changes, written = {ROOT / "pyproject.toml": [(r'^(repository = )".*"', rf'\g<1>"{url}"')]}, {}
-    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        opens = f"{on_github[1]}/blob/main/notebooks/{path.name}" if on_github else ""
-        badge = (r"(\(https://colab\.research\.google\.com/github/)[^)]*\)", rf"\g<1>{opens})")
-        changes[path] = [(r'("REPOSITORY = )\\"[^"]*\\"', rf'\g<1>\\"{url}\\"'), badge]
-    for path, replacements in changes.items():
-        written[path] = path.read_text(encoding="utf-8")
-        for pattern, new in replacements:
-            written[path], count = re.subn(pattern, new, written[path], flags=re.MULTILINE)
-            if not count:
-                sys.exit(f"lab.py: {path.name} has no place for the address; nothing was written.")
+    project = ROOT / "pyproject.toml"
+    changes = [(project, r'^(repository = )".*"', f'"{url}"')]
+    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    changes += [(path, r'("REPOSITORY = )\\"[^"]*\\"', f'\\"{url}\\"') for path in paths]
+    written = {}
+    for path, pattern, new in changes:
+        text = path.read_text(encoding="utf-8")
+        written[path], count = re.subn(pattern, lambda found, new=new: found[1] + new, text, flags=re.MULTILINE)
+        if not count:
+            sys.exit(f"lab.py: {path.name} has no place for the address; nothing was written.")
+    for path in paths:
+        written[path] = with_badge(written[path], badge(url, path.name))
     for path, text in written.items():
         path.write_text(text, encoding="utf-8", newline="\n")
-    print(f"{url or 'no address'}: in pyproject.toml and {len(written) - 1} notebooks; commit them.")
+    print(f"{url or 'no address'}: in pyproject.toml and {len(paths)} notebooks; commit them.")
+
+
+def address_of_origin():
+    """Return the https address of the remote `origin`, without a user name or a password, or leave with a sentence."""
+    try:
+        command = ["git", "-C", ROOT, "remote", "get-url", "origin"]
+        url = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        url = ""
+    there = re.fullmatch(
+        r"(?:https?://|ssh://|(?=[\w.-]+@[\w.-]+:))(?:[^/@]*@)?([\w.-]+)(?::\d+(?=/))?[:/]/*(.+?)/*", url
+    )
+    if not there:
+        found = "is not one that others can clone" if url else "has no address"
+        sys.exit(
+            f"lab.py: the git remote `origin` {found}; give the address: lab.py address https://github.com/OWNER/NAME"
+        )
+    return f"https://{there[1]}/{there[2]}"
+
+
+def badge(url, name):
+    """Return the Markdown of the badge that opens notebook `name` in Colab, or "": Colab opens only what is on GitHub."""
+    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", url)
+    colab = "https://colab.research.google.com"
+    opens = f"{colab}/github/{on_github[1]}/blob/main/notebooks/{name}" if on_github else ""
+    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({opens})" if opens else ""
+
+
+def with_badge(text, markdown):
+    """Return a notebook's JSON with `markdown` as the last paragraph of its first cell, in place of any badge there."""
+    notebook = json.loads(text)
+    first = notebook["cells"][0]
+    source = re.sub(r"\s*(· )?\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", "", "".join(first["source"]))
+    first["source"] = (source + f"\n\n{markdown}" * bool(markdown)).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def folder_map():
@@ -150,7 +187,10 @@ def execute(notebook, path):
 
 
 def normalised(notebook):
-    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece."""
+    """Only what is worth committing: no widget state, no timings or versions, each stream in one piece.
+
+    An output that has a PNG keeps it and its alternative text; HTML that shows the same goes to `write_live`.
+    """
     python = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook["metadata"] = {"kernelspec": python, "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     for cell in notebook["cells"]:
@@ -159,8 +199,24 @@ def normalised(notebook):
         if cell["cell_type"] == "code":
             cell["outputs"] = merged(cell["outputs"])
             for output in cell["outputs"]:
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+                data = output.get("data", {})
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                if "image/png" in data:
+                    data.pop("text/html", None)
     return notebook
+
+
+def write_live(notebook, path):
+    """Write the live figures of a notebook, for pages: live/NN_CELL.html for a cell that shows one, and no other live/NN_*."""
+    folder, number = path.parent / "live", path.name[:2]
+    for old in folder.glob(f"{number}_*.html"):
+        old.unlink()
+    for cell in notebook["cells"]:
+        pieces = [output.get("data", {}).get("text/html", "") for output in cell.get("outputs", [])]
+        if live := [piece for piece in pieces if piece.startswith(LIVE)]:
+            folder.mkdir(exist_ok=True)
+            text = "\n".join(live) + "\n"
+            (folder / f"{number}_{cell['id']}.html").write_text(text, encoding="utf-8", newline="\n")
 
 
 def merged(outputs):

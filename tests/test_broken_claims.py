@@ -49,7 +49,8 @@ def claims_held(folder, notebook, module="", old="", new=""):
     """Claim → whether it held, of a notebook on a copy of the library with `old` in `module` replaced by `new`."""
     path = next((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
     shutil.copytree(ROOT / "toylib", folder / "toylib", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "data").symlink_to(ROOT / "data", target_is_directory=True)
+    for name in ("data", "notebooks"):
+        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
     if module:
         broken = folder / "toylib" / f"{module}.py"
         source = broken.read_text(encoding="utf-8")
@@ -57,7 +58,9 @@ def claims_held(folder, notebook, module="", old="", new=""):
         broken.write_text(source.replace(old, new), encoding="utf-8")
     environment = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", RUN, str(path)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder / "notebooks", env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     used, held = json.loads(done.stdout.splitlines()[-1])
     assert used.startswith(str(folder))

@@ -280,6 +280,21 @@ def test_adapters_are_saved_merged_if_asked_and_both_can_be_chatted_with(files, 
     assert command_line(*options, "--overwrite") == 0
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert settings["lora_alpha"] == 8 and sorted(settings["target_modules"]) == ["q_proj", "v_proj"]
+    typed = iter(["my order is late .", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    capsys.readouterr()
+    assert command_line("chat", tmp_path / "out") == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_without_peft_training_and_chatting_with_adapters_name_the_command(files, tmp_path, capsys, monkeypatch):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(files[1])}))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for words in ([*files, "--batch-size", 2, "--lora", 2], ["chat", tmp_path / "adapter"]):
+        assert command_line(*words) == 1
+        assert "pip install peft" in last_error(capsys)
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_chat_answers_until_an_empty_line(files, capsys, monkeypatch):
@@ -318,6 +333,21 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_resume(files, tmp_path, nam
     assert ends[0] == ends[1]
 
 
+def test_what_is_saved_is_on_the_disk_with_its_names_before_the_run_ends(files, tmp_path, monkeypatch):
+    from toylib.engine import reporting
+
+    calls, replace = [], os.replace
+    monkeypatch.setattr(reporting, "to_disk", lambda path: calls.append(("to disk", Path(path))))
+    monkeypatch.setattr(
+        reporting.os, "replace", lambda old, new: (calls.append(("name", Path(new))), replace(old, new))
+    )
+    assert command_line(*files, "--batch-size", 2, "--max-steps", 1) == 0
+    named = [path for what, path in calls if what == "name" and path.parent == tmp_path / "out"]
+    assert tmp_path / "out" / "model.safetensors" in named
+    assert calls[-1] == ("to disk", tmp_path / "out")
+    assert {path.name for path in named} <= {path.name for what, path in calls if what == "to disk"}
+
+
 def test_a_full_disk_at_the_last_save_is_one_sentence_and_loses_nothing(files, tmp_path, capsys, monkeypatch):
     from safetensors import SafetensorError
 
@@ -345,10 +375,9 @@ def test_a_failure_nobody_foresaw_is_one_sentence_with_its_kind(files, capsys, m
     assert "error: KeyError: 'never'" in last_error(capsys)
 
 
-@pytest.mark.parametrize("on_bad", ["error", "drop"])
-def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on_bad, capsys):
-    words = ["user", "assistant", "system", *WORDS]
-    tokenizer = tiny_tokenizer(words=words)
+def chat_files(tmp_path):
+    """Put a model with a chat template that refuses system turns into `files`; return a row, and one that it refuses."""
+    tokenizer = tiny_tokenizer(words=["user", "assistant", "system", *WORDS])
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT
     )
@@ -357,7 +386,12 @@ def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on
     question, *replies = ([{"role": role, "content": text}] for role, text in (
         ("user", "late ."), ("assistant", "sorry"), ("assistant", "no")))  # fmt: skip
     row = dict(zip(("prompt", "chosen", "rejected"), (question, *replies), strict=True))
-    refused = row | {"prompt": [{"role": "system", "content": "yes"}, *question]}
+    return row, row | {"prompt": [{"role": "system", "content": "yes"}, *question]}
+
+
+@pytest.mark.parametrize("on_bad", ["error", "drop"])
+def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on_bad, capsys):
+    row, refused = chat_files(tmp_path)
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, refused, row])))
     code = command_line(*files, "--on-bad", on_bad, "--dry-run")
     told = capsys.readouterr()
@@ -365,5 +399,22 @@ def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on
         assert code == 1 and "pairs.jsonl, row 2: the chat template refuses" in told.err
         assert "System role not supported" in told.err and "--on-bad drop" in told.err
     else:
-        assert code == 0 and "2 pairs, at most" in told.out and "System role not supported" in told.out
+        assert code == 0 and "2 pairs, at most" in told.out
+        assert "pairs.jsonl: dropped 1 row: the chat template refuses" in told.out
         assert "the tokenizer's chat template is applied" in told.out
+
+
+def test_messages_are_rendered_once_and_held_out_rows_keep_their_names(files, tmp_path, capsys, monkeypatch):
+    from toylib.engine import rendering
+
+    row, refused = chat_files(tmp_path)
+    other = row | {"prompt": [{"role": "user", "content": "my order is late ."}]}
+    rendered, render_pair = [], rendering.render_pair
+    monkeypatch.setattr(rendering, "render_pair", lambda *given: rendered.append(1) or render_pair(*given))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, other])))
+    options = [*files, "--eval-fraction", 0.5]
+    assert command_line(*options, "--batch-size", 1, "--max-steps", 1) == 0
+    assert len(rendered) == 2
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, other, refused])))
+    assert command_line(*options, "--overwrite") == 1
+    assert "pairs.jsonl, row 3: the chat template refuses" in last_error(capsys)

@@ -136,7 +136,7 @@ def test_notebook_01_runs_and_its_slider_moves_picture_and_numbers(colab, lab, t
         page.evaluate("() => { Jupyter.notebook.clear_all_output(); Jupyter.notebook.execute_all_cells(); }")
         page.wait_for_function(RAN, timeout=300_000)
         assert not page.evaluate(ERRORS)
-        box = page.locator(".widget-vbox:has(.widget-tab)")
+        box = page.locator(".toylib-live").first
         box.wait_for()
         box.scroll_into_view_if_needed()
         LiveFigure(page, box).check(0.2)

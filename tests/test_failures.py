@@ -1,5 +1,6 @@
 """The broken variants of notebook 06 break what they are said to break, and nothing else."""
 
+import ast
 import math
 
 import nbformat
@@ -13,19 +14,18 @@ from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 from toylib import claim, dpo_loss, frozen_copy, train_dpo
 from toylib.labs import failures
 from toylib.labs.failures import (
-    at_equal_kl,
     cached_reference,
     flip_labels,
     implicit_accuracy,
     leave_dropout_on,
     longer_chosen,
     mean_score,
+    own_reference,
+    own_reference_with_gradient,
     pads_counted,
     prompt_counted,
     right_score,
     run_dpo,
-    synced_reference,
-    tied_reference,
     without_eos,
     without_shift,
 )
@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_stops_the_loop_and_names_the_step():
 )
 def test_settings_that_cannot_be_used_are_refused_by_name(change, told):
     with pytest.raises(ValueError, match=told) as caught:
-        run_dpo(tiny_model(), ROWS, tied_reference, **change)
+        run_dpo(tiny_model(), ROWS, own_reference_with_gradient, **change)
     one_sentence(caught)
 
 
@@ -141,14 +141,14 @@ def test_tied_to_the_policy_the_loss_is_ln2_and_the_gradient_exactly_zero():
 
 
 def test_tied_by_a_second_forward_pass_only_rounding_is_left_of_the_gradient():
-    _, tied = run_dpo(tiny_model(), ROWS, tied_reference, steps=1, batch_size=4)
+    _, tied = run_dpo(tiny_model(), ROWS, own_reference_with_gradient, steps=1, batch_size=4)
     _, right = run_dpo(tiny_model(), ROWS, cached_reference(tiny_model(), ROWS), steps=1, batch_size=4)
     assert tied["gradient"].iloc[0] < 1e-5 and right["gradient"].iloc[0] > 1e-2
 
 
 def test_synced_the_loss_stays_at_ln2_while_the_policy_moves():
     model = tiny_model()
-    policy, history = run_dpo(model, ROWS, synced_reference, steps=5, batch_size=4, learning_rate=1e-2)
+    policy, history = run_dpo(model, ROWS, own_reference, steps=5, batch_size=4, learning_rate=1e-2)
     assert history["loss"].tolist() == pytest.approx([math.log(2)] * 5, abs=1e-6)
     assert (history["gradient"] > 1e-2).all() and (history["rewards/accuracies"] == 0).all()
     assert implicit_accuracy(policy, model, ROWS) == 1
@@ -250,25 +250,12 @@ def test_the_hurried_labeller_chooses_the_longer_reply_and_changes_nothing_else(
 # ---- comparing ----
 
 
-def test_at_equal_kl_a_straight_line_is_drawn_between_the_checkpoints():
-    run = pandas.DataFrame({"step": [10, 20, 40], "kl": [0.0, 1.0, 3.0], "win": [0.5, 0.6, 0.8]})
-    assert at_equal_kl(run, 2.0, "win") == pytest.approx(0.7)
-    assert at_equal_kl(run, 1.0, "win") == pytest.approx(0.6)
-    assert at_equal_kl(run.iloc[::-1], 0.5, "win") == pytest.approx(0.55), "the order of the lines does not matter"
-
-
-def test_at_equal_kl_takes_the_first_crossing_and_never_guesses_beyond_the_run():
-    run = pandas.DataFrame({"step": [10, 20, 40], "kl": [1.0, 3.0, 2.0], "win": [0.6, 0.8, 0.1]})
-    assert at_equal_kl(run, 2.0, "win") == pytest.approx(0.7)
-    assert math.isnan(at_equal_kl(run, 5.0, "win")) and math.isnan(at_equal_kl(run, 0.5, "win"))
-
-
 # ---- figures ----
 
 
 def test_two_runs_are_told_apart_by_more_than_colour():
     run = pandas.DataFrame({"loss": [0.7, 0.6], "win": [0.5, math.nan]}, index=[1, 2])
-    for axis in plots_failures.beside({"right": run, "broken": run}, ["loss", "win"]).axes:
+    for axis in plots_failures.run_curves({"right": run, "broken": run}, ["loss", "win"]).axes:
         right, broken = axis.get_lines()[:2]
         assert right.get_linestyle() != broken.get_linestyle() and right.get_color() != broken.get_color()
 
@@ -277,9 +264,15 @@ def test_two_runs_are_told_apart_by_more_than_colour():
 
 
 def claim_cell(name):
-    """The source of the cell of notebook 06 that states claim `name`."""
+    """What notebook 06 says from the claim before `name` up to and with it."""
     path = next((ROOT / "notebooks").glob("06_*.ipynb"))
-    return next(cell.source for cell in nbformat.read(path, 4).cells if f'"{name}",' in cell.source)
+    source = next(cell.source for cell in nbformat.read(path, 4).cells if f'"{name}",' in cell.source)
+    kept = []
+    for statement in ast.parse(source).body:
+        kept.append(ast.get_source_segment(source, statement))
+        if f'"{name}",' in kept[-1]:
+            return "\n".join(kept)
+        kept = [] if kept[-1].startswith("claim(") else kept
 
 
 def shipped(name):
@@ -294,12 +287,12 @@ def test_the_claim_on_flipped_labels_fails_when_the_study_says_otherwise(contrar
     scope = {"at_end": flips[flips["step"] == 80], "claim": claim}
     scope |= {"wins": pandas.DataFrame({"long is chosen": [0.4], "brief is good": [0.7]})}
     if contrary:
-        with pytest.raises(AssertionError, match="C20"):
+        with pytest.raises(AssertionError, match="^✗ "):
             exec(claim_cell("C20"), scope)  # noqa: S102 (our own notebook)
-        assert "C20" not in capsys.readouterr().out
+        assert not capsys.readouterr().out
     else:
         exec(claim_cell("C20"), scope)  # noqa: S102
-        assert "✓ C20" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith("✓ ")
 
 
 @pytest.mark.parametrize("contrary", [False, True])
@@ -313,8 +306,8 @@ def test_the_claim_on_length_fails_when_the_study_says_otherwise(contrary, capsy
     scope = {"claim": claim, "seeds": lambda run, column: last[run][column]}
     scope |= {"lengths": pandas.DataFrame({"x": [0.1, 0.9, 0.5, 0.5]}, index=names)}
     if contrary:
-        with pytest.raises(AssertionError, match="D07"):
+        with pytest.raises(AssertionError, match="^✗ "):
             exec(claim_cell("D07"), scope)  # noqa: S102
     else:
         exec(claim_cell("D07"), scope)  # noqa: S102
-        assert "✓ D07" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith("✓ ")

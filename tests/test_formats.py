@@ -262,10 +262,50 @@ def test_a_bad_row_is_named_or_dropped(tmp_path, capsys, kind, ending):
     assert [row_name(pairs, index) for index in (0, 1)] == [f"{path}, row 1", f"{path}, row 3"]
 
 
-def test_a_list_with_an_unreadable_row_is_an_error_even_where_bad_rows_are_dropped(tmp_path):
+@pytest.mark.parametrize(
+    "bad, problem",
+    [
+        ('{"a": 1,\n "a": {"b": [2]}}', "the key 'a' stands twice in one object"),
+        ('{"n": ' + "9" * 5000 + "}", "a number has more than"),
+        ("3", "not an object with the fields"),
+    ],
+    ids=["key", "digits", "number"],
+)
+def test_an_unreadable_row_of_a_list_is_dropped_like_any_other(tmp_path, capsys, bad, problem):
     path = tmp_path / "pairs.json"
-    path.write_text(f'[{json.dumps(TEXT)}, {{"a": 1, "a": 2}}, {json.dumps(TEXT)}]')
-    assert refusal(path, on_bad="drop") == f"{path}, row 2: the key 'a' stands twice in one object"
+    path.write_text(f"[{json.dumps(TEXT)}, {bad}, {json.dumps(TEXT)}]")
+    assert refusal(path).startswith(f"{path}, row 2: {problem}")
+    pairs = load_preferences(path, on_bad="drop")
+    assert list(pairs) == [TEXT, TEXT] and row_name(pairs, 1) == f"{path}, row 3"
+    assert f"dropped 1 row: {problem}" in capsys.readouterr().out
+
+
+def test_a_row_of_a_list_whose_end_cannot_be_found_is_an_error_of_the_file(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text(f"[{json.dumps(TEXT)}, {'[' * 100_000}{']' * 100_000}, {json.dumps(TEXT)}]")
+    assert refusal(path, on_bad="drop") == f"{path}, row 2: the JSON is nested too deep"
+
+
+CALL = {"name": "find_order", "arguments": {"order": 17}}
+
+
+@pytest.mark.parametrize("value", [CALL, json.dumps(CALL), [CALL], json.dumps([CALL, CALL])])
+def test_a_function_call_of_sharegpt_is_an_assistant_turn_with_tool_calls(tmp_path, value):
+    called = {"from": "function_call", "value": value}
+    turns = [{"from": "human", "value": "Where is it?"}, called, {"from": "observation", "value": "on its way"}]
+    row = {"conversations": turns, "chosen": {"from": "gpt", "value": "It is on its way."}, "rejected": called}
+    pairs = load_preferences(write(tmp_path / "pairs.jsonl", row))
+    count = 2 if "}, {" in str(value) else 1
+    message = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}] * count}
+    assert pairs[0]["prompt"][1] == message and pairs[0]["rejected"] == [message]
+    assert pairs[0]["prompt"][2] == {"role": "tool", "content": "on its way"}
+
+
+@pytest.mark.parametrize("value", ["find_order(17)", "{}", None, 3, [CALL, "x"]])
+def test_a_function_call_that_cannot_be_read_is_a_bad_row(tmp_path, value):
+    row = {"conversations": [{"from": "human", "value": "?"}], "chosen": {"from": "function_call", "value": value}}
+    row["rejected"] = {"from": "gpt", "value": "No."}
+    assert "'chosen' has a function_call turn that is not JSON" in refusal(write(tmp_path / "pairs.jsonl", row))
 
 
 def test_row_names_of_other_data_sets_count_from_one():

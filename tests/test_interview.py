@@ -1,13 +1,18 @@
-"""Notebook 10: its cards, the code from memory, the mock interview without a browser, and that every claim is reached."""
+"""Notebook 10: its cards and their evidence, the drill, the mock interview without a browser."""
 
+import csv
 import gc
 import io
 import json
+import math
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
@@ -17,9 +22,9 @@ from conftest import ROOT
 from PIL import Image
 from tiny import padded, random_sequences, tiny_model
 
-from toylib import claim, sequence_logps
+from toylib import claim, dpo_loss, sequence_logps
 from toylib.labs import answers, interview
-from toylib.labs.answers import OPEN
+from toylib.labs.answers import OPEN, PARTS, Drill
 from toylib.labs.interview import (
     GROUPS,
     LEVELS,
@@ -27,20 +32,25 @@ from toylib.labs.interview import (
     Claimed,
     Evidence,
     Sentence,
+    as_tsv,
     claimed,
+    evidence_in,
     is_supported,
+    is_web,
     read_cards,
     read_sentences,
+    target_of,
 )
+from toylib.loss import gradient_weight
 from toylib.widgets import interview_html
-from toylib.widgets import live as widgets
+from toylib.widgets import kernel as widgets
 from toylib.widgets import mock_interview as widgets_interview
 from toylib.widgets.mock_interview import GRADES, Interview, draw
 
 NOTEBOOK = ROOT / "notebooks" / "10_the_interview.ipynb"
 IDS = (ROOT / "tests" / "claims.txt").read_text().split()
 CARDS = read_cards(NOTEBOOK)
-ANSWERS = ("The answer in one minute", "The follow-up", "The eight lines")
+ANSWERS = {"The answer in one minute": 5, "Eight lines to remember": 8}
 
 each_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.question[:50])
 
@@ -53,55 +63,126 @@ def closed():
 # ---- the cards ----
 
 
-def test_there_are_forty_cards_in_four_groups_of_three_levels():
-    assert len(CARDS) >= 40
-    for group in GROUPS:
-        assert sum(card.group == group for card in CARDS) >= 8
-        assert {card.level for card in CARDS if card.group == group} == set(LEVELS)
+def test_twelve_must_know_cards_come_first_and_every_level_is_there():
+    groups = [card.group for card in CARDS]
+    assert list(dict.fromkeys(groups)) == list(GROUPS) and groups.count(GROUPS[0]) == 12
+    assert min(map(groups.count, GROUPS)) >= 5 and {card.level for card in CARDS} == set(LEVELS)
 
 
 @each_card
-def test_a_card_is_short_and_whole(card):
-    assert 15 <= len(card.answer.split()) <= 120
-    assert not card.question[0].islower() and card.think and len(card.weak.split()) >= 2
-    assert not re.search(r"\$|\\|<", card.answer + card.weak)  # the widget shows plain text and a little markdown
-    assert card.follow_up and card.follow_up != card.question
+def test_a_card_can_be_said_aloud_in_twenty_to_forty_seconds(card):
+    assert 45 <= len(card.answer.split()) <= 90
+    sentences = re.split(r"(?<=[.?!]) ", card.answer.replace("\n\n", " "))
+    assert max(len(sentence.split()) for sentence in sentences) <= 33
+    assert not re.search(r"\$|\\|<|\]\(", card.answer + card.weak)  # the widget shows plain text and a little markdown
+    assert 2 <= len(card.weak.split()) <= 25 and card.follow_up != card.question
 
 
 @each_card
-def test_a_card_has_evidence_in_other_sections(card):
-    assert card.evidence and all("#" in one.address for one in card.evidence)
-    assert any(one.claims for one in card.evidence)
+def test_a_card_has_evidence_in_a_notebook_that_checks_what_it_says_or_in_a_paper(card, closed):
+    assert is_supported(card, closed, NOTEBOOK) or (
+        card.group != GROUPS[0] and any(is_web(a) for _, a in card.evidence)
+    )
+    for label, address in card.evidence:
+        assert is_web(address) or label.startswith(target_of(address, NOTEBOOK)[0].name[:2])
 
 
-@each_card
-def test_what_a_card_names_was_claimed_where_it_leads(card, closed):
-    for label, address, ids in card.evidence:
-        name = address.partition("#")[0] or NOTEBOOK.name
-        assert label.startswith(name[:2])
-        assert not [id for id in ids if name not in {one.notebook for one in closed.get(id, [])}], (label, ids)
+def test_every_notebook_that_checks_statements_is_reached_from_a_card(closed):
+    reached = {
+        target_of(address, NOTEBOOK)[0].name for card in CARDS for _, address in card.evidence if not is_web(address)
+    }
+    assert {one.notebook for there in closed.values() for one in there} - {NOTEBOOK.name} <= reached
 
 
-def test_every_claim_is_reached_from_a_card():
-    assert len(IDS) == len(set(IDS)) == 53
-    assert set(IDS) == {id for card in CARDS for one in card.evidence for id in one.claims}
+def test_no_id_of_a_claim_stands_before_the_reader():
+    said = "\n".join(interview.markdown_cells(NOTEBOOK))
+    assert len(IDS) == len(set(IDS)) and not re.findall(r"\b[CD]\d\d\b", said)
 
 
 def test_every_claim_was_claimed_by_a_run(closed):
     assert sorted(set(IDS) ^ set(closed)) == []
 
 
-@pytest.mark.parametrize("heading, count", list(zip(ANSWERS, (4, 5, 8), strict=True)))
+ASKED = (
+    "two sentences|pipeline|derive|reference model for|beta do|gradient|differ from PPO|instead|SFT on the chosen",
+    "chosen log-prob|step 0|got better|implicit reward|hard labels|Sum or mean|KL|0\\.6931|longer|a reward model",
+    "clip|hacking|GRPO|KTO|online|best-of-n|preferences|judge|pairs|production|choose beta",
+)
+
+
+@pytest.mark.parametrize("topic", "|".join(ASKED).split("|"))
+def test_none_of_the_thirty_most_asked_questions_is_missing(topic):
+    assert [card for card in CARDS if re.search(topic, card.question)]
+
+
+@pytest.mark.parametrize("heading, count", ANSWERS.items())
 def test_each_sentence_of_the_model_answers_is_supported(heading, count, closed):
     sentences = read_sentences(NOTEBOOK, heading)
     assert len(sentences) == count
     assert not [one.text for one in sentences if not is_supported(one, closed, NOTEBOOK)]
-    assert any(one.changed for one in sentences) and not all(one.changed for one in sentences)
+
+
+def test_the_answer_in_one_minute_takes_no_longer():
+    said = " ".join(one.text for one in read_sentences(NOTEBOOK, "The answer in one minute"))
+    assert 60 <= len(said.split()) <= 140
+
+
+def test_the_numbers_of_the_cheat_sheet_are_computed():
+    (cell,) = [text for text in interview.markdown_cells(NOTEBOOK) if "Ten numbers" in text]
+    beta, delta, zero = 0.1, torch.tensor([2.2]), torch.zeros(1)
+    loss = lambda *four: dpo_loss(*(torch.tensor([x]) for x in four), beta)[0].item()
+    for number in (
+        f"{loss(0, 0, 0, 0):.4f}",
+        f"Δ = {(-2.1 + 3.0) - (-4.5 + 3.2):.1f}",
+        f"{torch.sigmoid(beta * delta).item():.3f}",
+        f"{loss(-2.1, -4.5, -3.0, -3.2):.3f}",
+        f"{gradient_weight(zero, beta).item():.2f}",
+        f"{-math.log(math.expm1(0.1)) / beta:.1f} nats",
+        f"{4 * 4} bytes",
+        f"{7e9 * 2 * 2 / 1e9:.0f} and {7e9 * 2 * 4 / 1e9:.0f} GB",
+        f"{7e9 * 16 / 1e9:.0f} GB",
+    ):
+        assert number in cell, number
+
+
+# ---- the cards as a file ----
+
+
+def read_tsv(text):
+    return list(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_cards_are_exported_for_spaced_repetition_and_read_back(tmp_path):
+    out = tmp_path / "cards.tsv"
+    command = [sys.executable, ROOT / "lab.py", "cards", "--output", out]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{len(CARDS)} cards are in ")
+    rows = read_tsv(out.read_text(encoding="utf-8"))
+    assert [len(row) for row in rows] == [3] * len(CARDS) and [row[0] for row in rows] == [
+        card.question for card in CARDS
+    ]
+    for row, card in zip(rows, CARDS, strict=True):
+        assert len(row[1].split()) == len(card.answer.split()) and not re.search(r"\*\*|`|\]\(", "".join(row))
+        assert all(address in row[2] for _, address in card.evidence)
+    printed = subprocess.run(command[:-2], capture_output=True, check=True).stdout.decode()
+    assert read_tsv(printed) == rows
+
+
+def test_cards_for_a_folder_that_is_not_there_are_one_sentence(tmp_path):
+    command = [sys.executable, ROOT / "lab.py", "cards", "--output", tmp_path / "no" / "cards.tsv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("lab.py: cannot write") and done.stderr.count("\n") == 1
+
+
+def test_a_card_in_the_file_is_one_line_of_plain_text():
+    evidence = evidence_in("[04 Is it better?](04.ipynb#Is-it-better?)")
+    card = Card("g", "hard", "Why\tπ*?", "**Bold** and `code`,\n\n*soft* π*(y) [x](y)", evidence, "w", "")
+    assert as_tsv([card]) == "Why π*?\tBold and code, soft π*(y) x\t04 Is it better?: 04.ipynb#Is-it-better?\n"
 
 
 GOOD = """### Why?
 
-*Decide · hard.* **Think:** of the end.
+*hard*
 
 <details><summary>Answer</summary>
 
@@ -109,9 +190,9 @@ Because of **this**.
 
 And that.
 
-**Evidence:** [04 Is it better?](04_train_it.ipynb#Is-it-better?) (C02, C21); [Why?](#Why?)
+<small>Evidence: [04 Is it better?](04_train_it.ipynb#Is-it-better?) · [Why?](#Why?)</small>
 
-**A weak answer:** "No."
+**Weak answer:** "No."
 
 **Follow-up:** [Why?](#Why?)
 
@@ -126,23 +207,19 @@ def notebook_of(folder, *sources):
 
 
 def test_a_card_is_read_as_it_is_written(tmp_path):
-    evidence = (
-        Evidence("04 Is it better?", "04_train_it.ipynb#Is-it-better?", ("C02", "C21")),
-        Evidence("Why?", "#Why?", ()),
-    )
+    evidence = (Evidence("04 Is it better?", "04_train_it.ipynb#Is-it-better?"), Evidence("Why?", "#Why?"))
     answer = "Because of **this**.\n\nAnd that."
-    card = Card("Decide", "hard", "Why?", "of the end.", answer, evidence, '"No."', "Why?")
+    card = Card("Must know", "hard", "Why?", answer, evidence, '"No."', "Why?")
     assert read_cards(
-        notebook_of(tmp_path, "# T", "### Not one", "## Decide\n\nx", GOOD, "## Else", "### Nor this")
+        notebook_of(tmp_path, "# T", "### Not one", "## Must know\n\nx", GOOD, "## Else", "### Nor this")
     ) == [card]
 
 
 @pytest.mark.parametrize(
     "old, new, said",
     [
-        ("Decide · hard", "Derive it · hard", "not a card of 'Decide'"),
-        ("hard", "harder", "not a card"),
-        ("**Evidence:**", "Evidence:", "not a card"),
+        ("*hard*", "*harder*", "not a card of 'Must know'"),
+        ("<small>Evidence:", "Evidence:", "not a card"),
         ("**Follow-up:** [Why?]", "**Follow-up:** [What?]", "no card: 'What?'"),
         ("", "", "asked twice: 'Why?'"),
     ],
@@ -150,38 +227,49 @@ def test_a_card_is_read_as_it_is_written(tmp_path):
 def test_a_card_that_is_none_is_named(tmp_path, old, new, said):
     cards = [GOOD.replace(old, new)] if old else [GOOD, GOOD]
     with pytest.raises(ValueError, match=re.escape(said)):
-        read_cards(notebook_of(tmp_path, "## Decide", *cards))
+        read_cards(notebook_of(tmp_path, "## Must know", *cards))
 
 
 def test_a_sentence_without_support_is_found(tmp_path):
     path = notebook_of(tmp_path, "## Here")
-    there = {"C01": [Claimed("09_x.ipynb", "text")], "C02": [Claimed("08_x.ipynb", "text")]}
+    there = {"C01": [Claimed("09_x.ipynb", "text")]}
 
-    def supported(*evidence):
-        return is_supported(Sentence("x", evidence, False), there, path)
+    def supported(*addresses, claims=there):
+        return is_supported(Sentence("x", tuple(Evidence("x", address) for address in addresses)), claims, path)
 
-    here = Evidence("x", "#Here", ("C01",))
-    assert supported(here) and supported(here, Evidence("x", "#Here", ()))
+    assert supported("#Here") and supported("09_x.ipynb#Here", "https://arxiv.org/abs/2305.18290")
     assert not supported()
-    assert not supported(Evidence("x", "#Here", ()))  # names no claim
-    assert not supported(here, Evidence("x", "#There", ("C01",)))  # no such heading
-    assert not supported(here, Evidence("x", "07_x.ipynb#Here", ()))  # no such file
-    assert not supported(Evidence("x", "#Here", ("C02",)))  # claimed, but elsewhere
-    assert not supported(Evidence("x", "#Here", ("C03",)))  # claimed nowhere
+    assert not supported("https://arxiv.org/abs/2305.18290")  # nothing that was run
+    assert not supported("#Here", "#There")  # no such heading
+    assert not supported("#Here", "07_x.ipynb#Here")  # no such file
+    assert not supported("#Here", claims={"C01": [Claimed("08_x.ipynb", "text")]})  # nothing was checked there
 
 
-def test_what_was_claimed_is_read_from_outputs_and_not_from_code(tmp_path, capsys):
-    claim("C07", "it is so", bool(IDS), "evidence")
-    printed = capsys.readouterr().out
-    outputs = [{"output_type": "stream", "text": ["✓ repaired\n", *printed.splitlines(keepends=True)]}]
-    cells = [
-        {"cell_type": "code", "source": 'claim("C08", "never run", holds)', "outputs": []},
-        {"cell_type": "code", "source": "", "outputs": outputs},
-        {"cell_type": "markdown", "source": "✓ C09  in prose"},
+def notebook_that_ran(folder, name, *cells):
+    """A notebook of code cells (source, what it printed)."""
+    made = [
+        {"cell_type": "code", "source": source, "outputs": [{"output_type": "stream", "text": said.splitlines(True)}]}
+        for source, said in cells
     ]
+    made.append({"cell_type": "markdown", "source": "✓ in prose"})
+    (folder / name).write_text(json.dumps({"cells": made}), encoding="utf-8")
+
+
+def test_what_was_claimed_has_its_id_from_the_code_and_its_text_from_the_output(tmp_path, capsys):
+    claim("C07", "it is so", bool(IDS), "evidence")
+    ran = 'claim(\n    "C07",\n    "it " "is so",\n    holds,\n)', "✓ repaired\n" + capsys.readouterr().out
     for name in ("01_a.ipynb", "02_b.ipynb", "other.ipynb"):
-        (tmp_path / name).write_text(json.dumps({"cells": cells}), encoding="utf-8")
+        notebook_that_ran(tmp_path, name, ('claim("C08", "never run", holds)', ""), ran)
     assert claimed(tmp_path) == {"C07": [("01_a.ipynb", "it is so"), ("02_b.ipynb", "it is so")]}
+
+
+def test_a_claim_whose_text_is_computed_is_read_from_its_place_in_the_output(tmp_path):
+    source = (
+        '%time\nclaim("C03", text, a)\nif b:\n    claim("C01", "typed", b)\nclaim("C02", f"{x}", c)\nclaim("C09", y, d)'
+    )
+    notebook_that_ran(tmp_path, "01_a.ipynb", (source, "✓ first\n  evidence\n✓ typed\n✓ second\n"))
+    texts = {id: [one.text for one in there] for id, there in claimed(tmp_path).items()}
+    assert texts == {"C03": ["first"], "C01": ["typed"], "C02": ["second"]}
 
 
 # ---- code from memory ----
@@ -243,6 +331,11 @@ def row_mean(model, **batch):
     return logps(model, **batch) / (batch["input_ids"].shape[1] - 1)
 
 
+def two_steps(model, **batch):
+    rows = raw(model, batch).softmax(-1).log()[:, :-1]
+    return picked(rows, batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]).sum(1)
+
+
 WRONG_LOGPS = [
     (lambda model, **batch: sequence_logps(model, **batch, average=True), "a mean where the sum belongs"),
     (row_mean, "a mean over the whole row"),
@@ -259,6 +352,7 @@ WRONG_LOGPS = [
     (lambda model, **batch: logps(model, **batch).sum(), "summed over the batch"),
     (lambda model, **batch: logps(model, **batch).detach(), "without a gradient"),
     (lambda model, **batch: logps(model, **batch)[:, None], "the shape is (8, 1)"),
+    (two_steps, "log(softmax) is −inf"),
     (lambda model, **batch: logps(model, **batch) * torch.nan, "nan"),
     (lambda model, **batch: logps(model, **batch) + 0.01, "none of the usual slips"),
     (lambda model, **batch: 0.5, "a tensor is wanted"),
@@ -302,6 +396,20 @@ def one_model(policy, reference, batch, beta):
     return of(right_z)(policy, policy, batch, beta)
 
 
+def with_log_sigma(log_sigma):
+    def answer(policy, reference, batch, beta):
+        ours = sequence_logps(policy, **batch).chunk(2)
+        with torch.no_grad():
+            theirs = sequence_logps(reference, **batch).chunk(2)
+        return -log_sigma(right_z(*ours, *theirs, beta)).mean()
+
+    return answer
+
+
+log_of_sigmoid = with_log_sigma(lambda z: z.sigmoid().log())
+log_of_sigmoid_with_an_epsilon = with_log_sigma(lambda z: (z.sigmoid() + 1e-12).log())
+
+
 def losses_of(policy, reference, batch):
     with torch.no_grad():
         ours, theirs = (sequence_logps(m, **batch).chunk(2) for m in (policy, reference))
@@ -321,6 +429,8 @@ WRONG_LOSSES = [
     (of(right_z, average=True), "token means where sums belong"),
     (of(right_z, frozen=False), "reference gets a gradient"),
     (one_model, "Δ is always 0"),
+    (log_of_sigmoid, "log(σ(z)) is −inf"),
+    (log_of_sigmoid_with_an_epsilon, "log(σ(z)) is −inf"),
     (lambda p, q, batch, beta: (1 - (-losses_of(p, q, batch)(beta)).exp()).mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: -(-losses_of(p, q, batch)(beta)).exp().mean(), "the logarithm is missing"),
     (lambda p, q, batch, beta: losses_of(p, q, batch)(beta).sum(), "summed over the pairs"),
@@ -369,10 +479,25 @@ def test_the_notebook_is_committed_unanswered_and_its_solution_is_right(setting)
     assert "<details><summary>Solution</summary>" in solution.split("```python")[0]
     policy, reference, batch = setting
     for source, said in ((stub, OPEN), (solution.split("```python\n")[1].split("```")[0], "✓ right")):
-        scope = {"torch": torch, "F": F}
+        scope = {"torch": torch, "F": F, "drill": SimpleNamespace(check=lambda *_: None)}
         exec(source, scope)  # noqa: S102 (our own notebook)
         assert answers.check_sequence_logps(scope["my_sequence_logps"], policy, batch) == said
         assert answers.check_dpo_loss(scope["my_dpo_loss"], policy, reference, batch) == said
+
+
+def test_the_drill_says_the_minute_once_something_is_written(setting, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    drill = Drill(*setting)
+    assert capsys.readouterr().out.startswith("60 minutes. The clock is running: the seven lines on paper")
+    drill.check(lambda *_, **__: None, lambda *_: None)
+    assert capsys.readouterr().out.count(OPEN) == 2  # the same on every run, as a committed output has to be
+    for minute, part in zip((3, 20, 36, 50, 61), (*PARTS.values(), "time is up"), strict=True):
+        now[0] = 60.0 * minute
+        drill.check(no_shift, of(right_z))
+        said = capsys.readouterr().out
+        assert "my_sequence_logps: the shift is missing" in said and "my_dpo_loss:       ✓ right" in said
+        assert f"minute {minute + 1} of 60: {part}" in said
 
 
 # ---- the interview, without a page ----
@@ -382,8 +507,9 @@ def test_questions_come_from_the_groups_in_turn_and_none_twice():
     for level in (None, *LEVELS):
         drawn = Interview(CARDS, 8, level, seed=1)
         cards = [drawn.card, *drawn.to_come]
-        assert len(set(cards)) == 8 and level in (None, *{card.level for card in cards})
-        assert {card.group for card in cards[:4]} == {card.group for card in cards[4:]} == set(GROUPS)
+        there = {card.group for card in CARDS if level in (None, card.level)}
+        assert len(set(cards)) == len(cards) >= 4 and level in (None, *{card.level for card in cards})
+        assert {card.group for card in cards[: len(there)]} == there
 
 
 def test_a_draw_is_another_one_each_time_but_for_a_seed():
@@ -409,8 +535,9 @@ def test_an_answer_is_graded_only_once_it_is_open():
 
 
 def test_the_follow_up_is_asked_where_you_had_it_and_only_there():
+    seed = next(seed for seed in range(100) if Interview(CARDS, 4, None, seed).card.follow_up)
     for grade in GRADES:
-        one = Interview(CARDS, 4, None, seed=0)
+        one = Interview(CARDS, 4, None, seed)
         deeper = one.all[one.card.follow_up]
         planned = one.to_come[0]
         one.show()
@@ -510,7 +637,7 @@ def test_the_level_menu_starts_at_all_levels(shown):
     assert None not in [value for _, value in page.level.options]  # it is "nothing selected" in some kernels
     page.count.value = 12
     page.start.click()
-    assert {card.level for card in (page.box.interview.card, *page.box.interview.to_come)} == set(LEVELS)
+    assert len({card.level for card in (page.box.interview.card, *page.box.interview.to_come)}) > 1
 
 
 def test_a_level_can_be_chosen_and_a_perfect_interview_has_nothing_to_review(shown):
@@ -629,7 +756,7 @@ class Tags(HTMLParser):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
-    card = Card(text, "hard", text, text, f"{text}\n\n{text}", (Evidence(text, text, ()),), text, "")
+    card = Card(text, "hard", text, f"{text}\n\n{text}", (Evidence(text, text),), text, "")
     one = Interview([card], 4, None, seed=0)
     asked = interview_html.question_html(one)
     one.show()

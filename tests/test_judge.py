@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import one_sentence
 
-from toylib.evaluation.comparisons import paired_difference, win_rate
+from toylib.evaluation.comparisons import length_controlled_win_rate, paired_difference, win_rate
 from toylib.evaluation.held_out import draw_prompts
 from toylib.evaluation.judge import facts_hold, find_slots, judge
 from toylib.evaluation.second_opinion import fit_bradley_terry, second_opinion
@@ -283,6 +283,26 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
 def test_scores_that_cannot_be_compared_are_refused(ours, theirs, told):
     with pytest.raises(ValueError, match=told) as caught:
         paired_difference(ours, theirs)
+    one_sentence(caught)
+
+
+def test_at_equal_length_only_what_length_does_not_explain_is_left():
+    generator = torch.Generator().manual_seed(0)
+    longer = 10 + 5 * torch.randn(2000, generator=generator)
+    for ahead in (0.0, 1.0):  # log-odds of a win = ahead + 0.2 · words
+        chance = torch.sigmoid(ahead + 0.2 * longer)
+        wins = (torch.rand(2000, generator=generator) < chance).double()
+        rate, low, high = length_controlled_win_rate(wins, 1 - wins, longer, torch.zeros(2000), draws=200)
+        assert low < torch.sigmoid(torch.tensor(ahead)).item() < high and high - low < 0.3
+        assert wins.mean() > 0.8 > rate, "the plain win rate is far higher"
+
+
+def test_length_control_changes_nothing_where_length_says_nothing():
+    wins, words = [1.0, 0.0, 1.0, 1.0] * 50, [5, 5, 9, 9] * 50
+    rate, low, high = length_controlled_win_rate(wins, [0.5] * 200, [7] * 200, [7] * 200)
+    assert rate == pytest.approx(0.75, abs=0.01) and low < 0.75 < high
+    with pytest.raises(ValueError, match="four equally long lists") as caught:
+        length_controlled_win_rate(wins, wins, words, words[1:])
     one_sentence(caught)
 
 

@@ -103,7 +103,11 @@ def both(tmp_path, monkeypatch):
     """TRL's trainer and ours on the same pairs, settings and two models; one step of each is one batch of the same rows."""
     monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "cache"))
 
-    def trainers(pairs, loss_type="sigmoid", beta=0.1, label_smoothing=0.0, ref_seed=1, **settings):
+    def trainers(pairs, loss_type="sigmoid", beta=0.1, label_smoothing=0.0, ref_seed=1, padded=True, **settings):
+        tokenizers = [tiny_tokenizer(), tiny_tokenizer()]
+        if not padded:
+            for tokenizer in tokenizers:
+                tokenizer.pad_token = None
         common = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
         common |= {"per_device_train_batch_size": 2, "train_sampling_strategy": "sequential", "max_grad_norm": 1.0}
         common |= {"bf16": False, "gradient_checkpointing": False, "learning_rate": 2e-4} | settings
@@ -115,13 +119,13 @@ def both(tmp_path, monkeypatch):
                 output_dir=str(tmp_path / "trl"), max_length=None, loss_type=[loss_type], **loss, **common
             ),
             train_dataset=Dataset.from_list(pairs),
-            processing_class=tiny_tokenizer(),
+            processing_class=tokenizers[0],
         )
         ours = DPOTrainer(
             gentle_model(0),
             TrainingArguments(output_dir=str(tmp_path / "ours"), **common),
             Dataset.from_list(pairs),
-            processing_class=tiny_tokenizer(),
+            processing_class=tokenizers[1],
             ref_model=gentle_model(ref_seed),
             loss_type=loss_type,
             average_logps=loss_type == "ipo",
@@ -162,6 +166,24 @@ def test_a_whole_run_logs_trls_losses_and_metrics(both, loss_type, beta, label_s
                 room = 1e-5 if name == "loss" else 1e-3
                 assert b[name] == pytest.approx(a[name], rel=room, abs=room), (step, name)
     assert abs(ours[-1]["loss"] - ours[0]["loss"]) > 0.01
+
+
+def test_without_a_pad_token_eos_pads_and_is_still_scored_as_in_trl(both):
+    theirs, ours = both(PAIRS + long_pairs(2, 30), padded=False)
+    eos = tiny_tokenizer().eos_token_id
+    assert ours.pad_token_id == eos != tiny_tokenizer().pad_token_id
+    assert all(row[reply][-1] == eos for row in ours.train_dataset for reply in ("chosen", "rejected"))
+
+    def loss(trainer, rows):
+        with torch.no_grad():
+            return trainer.compute_loss(trainer.model.eval(), trainer.data_collator(list(rows))).item()
+
+    with_pad = both(PAIRS + long_pairs(2, 30))[1]
+    expected = loss(theirs, theirs.train_dataset)
+    assert loss(ours, ours.train_dataset) == pytest.approx(expected, abs=1e-5)
+    assert loss(with_pad, with_pad.train_dataset) == pytest.approx(expected, abs=1e-5)
+    without_eos = [row | {"chosen": row["chosen"][:-1]} for row in ours.train_dataset]
+    assert abs(loss(ours, without_eos) - expected) > 1e-3
 
 
 def test_cdpo_is_the_original_formula_since_trls_sigmoid_ignores_smoothing(both):

@@ -3,17 +3,32 @@
 No figure warns, and each one is drawn from the numbers it was given.
 """
 
+import dataclasses
 import functools
 import inspect
 import math
 import warnings
 from importlib import import_module
 
+import numpy as np
 import pandas
 import pytest
 
 from toylib import plots
-from toylib.plots import failures, interview, memory, pair, relatives, rlhf, style, sweep, theory, tokens, training
+from toylib.plots import (
+    failures,
+    interview,
+    memory,
+    pair,
+    relatives,
+    rlhf,
+    simplex,
+    style,
+    sweep,
+    theory,
+    tokens,
+    training,
+)
 
 STEPS = [1, 2, 3, 4]
 RUN = pandas.DataFrame(
@@ -39,6 +54,7 @@ QUALITY = pandas.DataFrame(
         for step in STEPS
     ]
 )
+LAST = QUALITY[QUALITY["step"] == 4]
 METHODS = pandas.DataFrame(
     [
         {"method": method, "seed": seed, "step": step, "kl": 2.0 * step, "win": 0.6, "learning_rate": 1e-4}
@@ -76,9 +92,19 @@ FEWER = pandas.DataFrame(
         for pairs in (200, 25)
     ]
 )
+ARMS = pandas.DataFrame(
+    [
+        {"method": method, "seed": seed, "step": step, "chosen": 0.1 * step, "rejected": -0.2 * step, "kl": step}
+        | {"win": 0.6 + 0.1 * seed}
+        for method in ("dpo", "sft")
+        for seed in (0, 1)
+        for step in (1, 2)
+    ]
+)
+WORLD = simplex.World(("a", "b", "c"), *map(np.array, ((0.2, 0.3, 0.5), (2.0, 0.5, -1.0), (1.0, 0.2, 0.4))))
 WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
-FLIPPED = pandas.DataFrame({"win": [0.8, 0.6], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
-REMEDIES = pandas.DataFrame({"steps": [0.6, 0.7], "kl": [0.5, 0.8]}, index=["plain", "smoothed"])
+FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
+REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
 
 
 def with_seeds(table):
@@ -87,11 +113,12 @@ def with_seeds(table):
 
 
 FIGURES = {
-    "failures.beside": lambda: failures.beside({"right": RUN, "broken": -RUN}, ["loss", "win"], ["loss"]),
-    "failures.patients": lambda: failures.patients({"A": RUN, "B": -RUN}, ["loss", "kl"], ["kl"]),
-    "failures.strips": lambda: failures.strips({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
+    "failures.run_curves": lambda: failures.run_curves({"right": RUN, "broken": -RUN}, ["loss", "win"], ["loss"]),
+    "failures.curves_by_run": lambda: failures.curves_by_run({"A": RUN, "B": -RUN}, ["loss", "kl"], ["kl"]),
+    "failures.dot_rows": lambda: failures.dot_rows({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
     "failures.bars": lambda: failures.bars(pandas.DataFrame({"win rate": [0.9, 0.4], "words": [8, 20]}, ["a", "b"])),
     "failures.flips": lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES)),
+    "interview.dpo_beside_ppo": interview.dpo_beside_ppo,
     "interview.coverage": lambda: interview.coverage(
         {"loss": [1, 2, 3], "data": [4, 5, 6]}, ["easy", "middle", "hard"]
     ),
@@ -119,22 +146,23 @@ FIGURES = {
     "rlhf.under_noise": lambda: rlhf.under_noise(
         METHODS, pandas.DataFrame({"reward model": [0.9, 0.8], "implicit reward": [0.8, 0.6]}, index=[0.0, 0.3])
     ),
+    "simplex.beta_triangle": lambda: simplex.beta_triangle(WORLD, (0.5, 1.0, 2.0))[0],
+    "simplex.step_triangle": lambda: simplex.step_triangle(WORLD, 1.0, WORLD.runs(1.0))[0],
     "sweep.first_steps": lambda: sweep.first_steps(CURVES, until=3),
-    "sweep.by_beta": lambda: sweep.by_beta(QUALITY[QUALITY["step"] == 4]),
+    "sweep.by_beta": lambda: sweep.by_beta(LAST.groupby("beta").mean(), LAST),
     "sweep.frontier": lambda: sweep.frontier(QUALITY, extra=QUALITY[QUALITY["beta"] == 1.0]),
     "sweep.lab_axes": lambda: sweep.lab_axes(2, 8, 4)[0],
     "sweep.lab_grid": lambda: sweep.lab_grid(CURVES, QUALITY, (0.1, 1.0)),
     "sweep.overfit": lambda: sweep.overfit(CURVES, QUALITY, 0.1),
-    "theory.climb": lambda: theory.climb(range(11), [0.1 * n for n in range(11)], [0.05 * n for n in range(11)]),
     "theory.closed_forms": lambda: theory.closed_forms(["a", "b"], [0.5, 0.5], {0.1: [0.9, 0.1], 1.0: [0.6, 0.4]}),
-    "theory.implicit_rewards": lambda: theory.implicit_rewards([0.0, 1.0], {0.1: [0.0, 1.0], 1.0: [-0.5, 0.5]}),
-    "theory.preference_shares": lambda: theory.preference_shares([0.5, 1.0, 2.0], [0.6, 0.7, 0.9], example=2),
-    "theory.leash_by_beta": lambda: theory.leash_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
-    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 3, [[0.1, 1]] * 3, (0.1, 0.5, 1.0), [1, 1.1], 3.0),
+    "theory.kl_by_beta": lambda: theory.kl_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
+    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 4, [[0.1, 1]] * 4, ["a", "b", "c", "soft"], 3.0),
     "theory.pull_by_gap": lambda: theory.pull_by_gap((0.1, 0.5, 1.0), (0, 2.2), beta=0.5),
-    "theory.weight_and_loss": lambda: theory.weight_and_loss([0.01, 1, 3], (2.2, 0.0, -1.0), (0.58, 0.13)),
     "tokens.token_strip": lambda: tokens.token_strip([("chosen", ["A", " b"], [-0.5, -9.0])], title="log-probs"),
+    "tokens.shift_and_mask": lambda: tokens.shift_and_mask(["a", ":", " b", "<pad>"], [0, 0, 1, 0], [0, -1.5, 0]),
     "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+    "training.two_arms": lambda: training.two_arms(ARMS, "DPO parts the two replies"),
+    "tokens.shift_panels": lambda: tokens.shift_panels(["a", "b", " c"], [-1.0, -2.0], 2)[0],
     "training.training_panels": lambda: training.training_panels(20)[0],
     "training.log_ratios": lambda: training.log_ratios({"β = 0.1": RUN, "β = 1": RUN}),
 }
@@ -171,7 +199,8 @@ def test_every_figure_is_drawn_without_a_warning(name):
 
 
 def test_the_list_of_figures_above_is_complete():
-    modules = ("failures", "interview", "memory", "pair", "relatives", "rlhf", "sweep", "theory", "tokens", "training")
+    modules = ("failures", "interview", "memory", "pair", "relatives", "rlhf", "simplex", "sweep", "theory", "tokens")
+    modules += ("training",)
     makers = ("new_figure(", "panel_grid(", "styled_figure(", "empty_bars(", "lab_axes(")
     found = {
         f"{module}.{name}"
@@ -187,7 +216,7 @@ def test_the_list_of_figures_above_is_complete():
 
 
 def test_broken_runs_are_drawn_over_the_right_one():
-    figure = drawn("failures.beside")
+    figure = drawn("failures.run_curves")
     loss, win = figure.axes
     assert title(loss) == "loss, log axis" and title(win) == "win rate"
     assert loss.get_yscale() == "symlog" and win.get_yscale() == "linear"
@@ -197,14 +226,14 @@ def test_broken_runs_are_drawn_over_the_right_one():
 
 
 def test_each_run_has_a_row_of_panels():
-    axes = drawn("failures.patients").axes
+    axes = drawn("failures.curves_by_run").axes
     assert [axis.get_ylabel() for axis in axes] == ["A", "", "B", ""]
     assert [title(axis) for axis in axes[:2]] == ["loss", "KL, nats (log)"]
     assert y_values(axes[2].lines[0]) == list(-RUN["loss"])
 
 
 def test_strips_have_one_row_of_dots_per_group():
-    (axis,) = drawn("failures.strips").axes
+    (axis,) = drawn("failures.dot_rows").axes
     assert tick_words(axis) == ["right", "dropout"] and axis.get_xlabel() == "Δ, nats"
     assert list(axis.lines[1].get_xdata()) == [-0.1, 0.2] and y_values(axis.lines[1]) == [-1, -1]
 
@@ -216,11 +245,17 @@ def test_bars_have_their_values_beside_them():
     assert list(share.get_xticks()) == [0, 0.5, 1] and count.get_xlim() == (0, 25)
 
 
-def test_flipped_labels_and_remedies_share_a_scale():
-    left, steps, kl = drawn("failures.flips").axes
-    assert y_values(left.lines[0]) == [0.8, 0.6] and list(left.lines[0].get_xdata()) == [0, 30]
-    assert tick_words(steps) == ["plain", "smoothed"] and not any(tick_words(kl))
-    assert steps.get_xlim() == kl.get_xlim() and steps.get_ylim() == (0.6 - 2, 0.6)
+def test_flipped_labels_are_drawn_at_equal_steps_and_at_equal_kl():
+    left, right = drawn("failures.flips").axes
+    assert [y_values(line) for line in left.lines if len(y_values(line)) == 2][:1] == [[0.8, 0.6]]
+    assert [text.get_text() for text in left.get_legend().get_texts()][-1] == "win rate, equal KL"
+    assert tick_words(right) == ["smoothed", "robust"] and right.get_ylim() == (0.6 - 2, 0.6)
+    places = [
+        list(line.get_ydata()) for line in right.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"
+    ]
+    assert places == [pytest.approx([0.14, -0.86]), pytest.approx([-0.14, -1.14])], (
+        "both comparisons of a method lie in its row"
+    )
 
 
 def test_cards_are_counted():
@@ -380,27 +415,19 @@ def test_paths_through_kl_and_win_rate():
 # ---- theory ----
 
 
-def test_theory_figures_draw_their_numbers():
-    (axis,) = drawn("theory.climb").axes
-    assert y_values(axis.lines[2]) == pytest.approx([0.05 * n for n in range(11)]) and len(axis.texts) == 3
+def test_closed_forms_have_a_panel_for_each_beta():
     low, high = drawn("theory.closed_forms").axes
     assert [bar.get_width() for bar in low.patches] == [0.9, 0.1, 0.5, 0.5] and title(high) == "β = 1"
     assert tick_words(low) == ["a", "b"]
-    (axis,) = drawn("theory.implicit_rewards").axes
-    assert words(axis) == ["  β = 0.1", "  β = 1", "equal"] and axis.get_xlim() == (-1.8, 2.7)
-    (axis,) = drawn("theory.preference_shares").axes
-    assert y_values(axis.lines[1]) == [0.6, 0.7, 0.9] and list(axis.lines[2].get_xdata()) == [2.0]
 
 
-def test_figures_of_beta_have_logarithmic_axes_and_named_lines():
-    (axis,) = drawn("theory.leash_by_beta").axes
+def test_figures_of_beta_name_their_lines_and_hide_no_height_behind_a_log_axis():
+    (axis,) = drawn("theory.kl_by_beta").axes
     assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["0.1", "0.5", "1", "5", "20"]
-    gaps, kls = drawn("theory.no_end").axes
-    assert gaps.get_yscale() == kls.get_yscale() == "log" and len(gaps.lines) == 4 and len(kls.lines) == 4
+    margins, kls = drawn("theory.no_end").axes
+    assert margins.get_yscale() == kls.get_yscale() == "linear" and words(margins) == ["a", "b", "c", "soft"]
     (axis,) = drawn("theory.pull_by_gap").axes
-    assert words(axis) == ["0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
-    weight, loss = drawn("theory.weight_and_loss").axes
-    assert words(weight) == ["peak at β = 0.58"] and loss.lines[2].get_label() == "Δ = −1"
+    assert words(axis) == ["β = 0.1", "β = 0.5", "β = 1", "0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
 
 
 # ---- tokens and training ----
@@ -413,11 +440,34 @@ def test_a_token_strip_shows_tokens_and_their_values():
     assert words(figure.axes[0])[2::2] == ["▲ +1.00", "▼ −2.00", "0.00"]
 
 
+def test_the_shift_puts_each_token_under_the_one_before_it_and_only_scored_ones_have_a_log_prob():
+    (axis,) = drawn("tokens.shift_and_mask").axes
+    assert words(axis)[:12] == ["a", ":", "0", "·", ":", "␣b", "1", "−1.50", "␣b", "<pad>", "0", "·"]
+
+
 def test_the_data_flow_ends_in_the_loss_of_the_pair():
     (axis,) = drawn("tokens.data_flow").axes
     shown = "\n".join(words(axis))
     assert "chosen: It ships.      rejected: No idea." in shown and "margin Δ = 2.50" in shown
     assert f"= {math.log(1 + math.exp(-1.25)):.4f}" in shown and "log πref(rejected) = −12.50" in shown
+
+
+def test_one_target_after_the_other_is_marked_and_only_the_reply_is_summed():
+    figure, panels = tokens.shift_panels(["a", "b", " c", "."], [-1.0, -2.0, -0.5], 2)
+    sums = [tokens.move_to_target(panels, position) for position in (1, 2, 3)]
+    assert sums == [0.0, -2.0, -2.5] and panels["artists"][0].get_x() == panels["boxes"][0][2].get_x()
+    assert words(figure.axes[0])[-2:] == [".: −0.50 nats, scored", "sum of the reply so far: (−2.00) + (−0.50) = −2.50"]
+
+
+def test_points_of_the_triangle_are_the_policies():
+    figure, points = simplex.beta_triangle(WORLD, (0.5, 1.0))
+    for point, policy in zip(points, simplex.move_beta(points, WORLD, 1.0), strict=True):
+        assert np.array(point.get_data())[:, 0] == pytest.approx(policy @ simplex.CORNERS)
+    assert "a, reward +2" in words(figure.axes[0])
+    runs = WORLD.runs(1.0)
+    _, artists = simplex.step_triangle(WORLD, 1.0, runs)
+    simplex.move_step(artists, WORLD, runs, simplex.STEPS[3])
+    assert y_values(artists["hard"][2]) == pytest.approx(WORLD.kl(runs["hard"][:4]))
 
 
 def test_training_panels_and_log_ratios():
@@ -438,6 +488,29 @@ def test_pictures_have_few_colours():
     assert picture.format == "PNG" and len(picture.getcolors()) <= 48
 
 
+def test_two_arms_start_at_the_reference_and_share_a_scale():
+    figure = drawn("training.two_arms")
+    dpo, sft, quality = figure.axes
+    assert y_values(dpo.lines[0]) == pytest.approx([0, 0.1, 0.2]) and dpo.get_ylim() == sft.get_ylim()
+    assert list(quality.lines[0].get_xdata()) == [0, 1, 2] and y_values(quality.lines[0]) == pytest.approx(
+        [0.5, 0.65, 0.65]
+    )
+    assert [text.get_text() for text in quality.get_legend().get_texts()] == ["DPO", "SFT"]
+
+
+def test_the_words_of_a_figure_reach_the_page(monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(
+        IPython.display, "display", lambda data, metadata=None, raw=False: shown.append((data, metadata))
+    )
+    plots.show(style.new_figure(width=2, height=1)[0], 'A "quoted" <line>')
+    ((data, metadata),) = shown
+    assert data["text/html"].startswith('<img alt="A &quot;quoted&quot; &lt;line&gt;" src="data:image/png;base64,')
+    assert data["text/plain"] == metadata["image/png"]["alt"] == 'A "quoted" <line>'
+
+
 # ---- text is text ----
 
 ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
@@ -447,11 +520,11 @@ ODD = "a $$ b $x$ \t \\$ \u05e9\u05dc \u0645\u0631 \u4f60 \U0001f600 \r\x07"
 def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
     table = pandas.DataFrame({text: [1.0, 2.0]}, index=[text, "b"])
     made = [
-        lambda: failures.beside({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
-        lambda: failures.patients({text: RUN}, ["loss"]),
-        lambda: failures.strips({text: [0, 1]}, text),
+        lambda: failures.run_curves({text: RUN.assign(**{text: 1.0})}, ["loss", text]),
+        lambda: failures.curves_by_run({text: RUN}, ["loss"]),
+        lambda: failures.dot_rows({text: [0, 1]}, text),
         lambda: failures.bars(table),
-        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"plain": text}))),
+        lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"robust": text}))),
         lambda: interview.coverage({text: [1, 2, 3]}, [text, "b", "c"]),
         lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
         lambda: memory.on_each_other({text: RUN}, {"kl": text}),
@@ -460,6 +533,8 @@ def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
         lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),
         lambda: tokens.token_strip([(text, [text, "\n"], [-1.0, -2.0])], title=text),
         lambda: tokens.data_flow(text, "two\nlines", (-10.0, -14.0), (-11.0, -12.5), 0.5),
+        lambda: tokens.shift_panels([text, text, "b"], [-1.0, -2.0], 1)[0],
+        lambda: simplex.beta_triangle(dataclasses.replace(WORLD, names=(text, "b", text)), (0.5, 1.0))[0],
         lambda: training.log_ratios({text: RUN}),
     ]
     with warnings.catch_warnings():

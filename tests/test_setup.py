@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import re
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -154,9 +156,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(fake, monkeypatch):
 def test_an_unknown_command_is_answered_with_those_there_are(fake, arguments):
     with pytest.raises(SystemExit) as caught:
         fake.main(arguments)
-    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench, address and map" in sentence(
-        caught
-    )
+    assert repr(arguments[0]) in sentence(caught) and "lab, test, run, build, bench, gpu, site" in sentence(caught)
 
 
 def test_an_unknown_notebook_is_answered_with_those_there_are(fake):
@@ -274,7 +274,7 @@ def handed(fake, monkeypatch):
     commands = []
     monkeypatch.setattr(fake, "ensure_venv", lambda: None)
     monkeypatch.setattr(fake, "hand_over", lambda *arguments: commands.append([str(a) for a in arguments]))
-    for name in ("01_a", "02_b", "03_c", "04_d", "09_i"):
+    for name in ("01_a", "02_b", "03_c", "04_d", "10_i"):
         (fake.NOTEBOOKS / f"{name}.ipynb").write_text("{}")
     fake.commands = commands
     return fake
@@ -305,13 +305,104 @@ def test_named_tests_are_the_only_ones_run(handed):
 
 
 @pytest.mark.parametrize("arguments", [[], ["lab"], ["--no-browser"], ["lab", "--no-browser"]])
-def test_lab_opens_the_first_notebook_on_this_machine_only(handed, arguments):
+def test_lab_opens_a_copy_of_the_first_notebook_on_this_machine_only(handed, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", {"JUPYTER_TOKEN": "abc"})
     handed.main(arguments)
     command = handed.commands[0]
-    assert command[1] == "jupyterlab" and command[2].endswith("01_four_numbers.ipynb")
+    assert command[1] == "jupyterlab" and "--LabApp.default_url=/lab/tree/work/01_four_numbers.ipynb" in command
     assert "--ServerApp.ip=localhost" in command
     assert not [word for word in command if "token" in word or "password" in word]
     assert ("--no-browser" in command) == ("--no-browser" in arguments)
+    port = next(word.split("=")[1] for word in command if word.startswith("--ServerApp.port="))
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"http://localhost:{port}/lab/tree/work/01_four_numbers.ipynb?token=abc" in said
+    assert ("opens" in said) == ("--no-browser" not in arguments) and "Ctrl-C" in said
+
+
+def test_lab_makes_a_token_of_its_own_and_says_the_port_it_was_given(handed, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", {})
+    handed.main(["--port", "9123"])
+    token = os.environ["JUPYTER_TOKEN"]
+    assert (
+        len(token) >= 32
+        and f"http://localhost:9123/lab/tree/work/01_four_numbers.ipynb?token={token}" in capsys.readouterr().out
+    )
+
+
+def test_lab_takes_the_next_port_where_one_is_in_use(handed):
+    work = runpy.run_path(str(handed.HERE / "work.py"))
+    first = work["free_port"]([])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert work["free_port"](["--no-browser"]) > first
+    assert work["free_port"](["--port=1234"]) == work["free_port"](["--port", "1234"]) == 1234
+
+
+@pytest.fixture
+def copies(root, tmp_path):
+    """Originals in one folder, and a function that copies them into another and returns both and what moved."""
+    notebooks, work = tmp_path / "notebooks", tmp_path / "work"
+    notebooks.mkdir()
+    for name in ("01_a.ipynb", "02_b.ipynb"):
+        (notebooks / name).write_text(f"{name} one")
+    copy = runpy.run_path(str(root / "notebooks" / "work.py"))["copy_notebooks"]
+    return notebooks, work, lambda: copy(notebooks, work)
+
+
+def test_a_copy_that_was_run_stays_as_long_as_its_original_does(copies):
+    notebooks, work, copy = copies
+    assert copy() == [] and (work / "01_a.ipynb").read_text() == "01_a.ipynb one"
+    (work / "01_a.ipynb").write_text("run")
+    assert copy() == [] and (work / "01_a.ipynb").read_text() == "run"
+    assert (notebooks / "01_a.ipynb").read_text() == "01_a.ipynb one" and not (work / "earlier").exists()
+
+
+def test_when_the_original_changes_the_copy_follows_and_what_was_run_is_kept(copies):
+    notebooks, work, copy = copies
+    copy()
+    for turn in ("two", "three"):
+        (work / "01_a.ipynb").write_text(f"run before {turn}")
+        for name in ("01_a.ipynb", "02_b.ipynb"):
+            (notebooks / name).write_text(f"{name} {turn}")
+        assert copy() == ["01_a.ipynb"]
+        assert [(work / name).read_text() for name in ("01_a.ipynb", "02_b.ipynb")] == [
+            f"01_a.ipynb {turn}",
+            f"02_b.ipynb {turn}",
+        ]
+    kept = {path.name: path.read_text() for path in (work / "earlier").iterdir()}
+    assert kept == {"01_a.ipynb": "run before two", "01_a-2.ipynb": "run before three"}
+
+
+def test_a_copy_of_unknown_origin_is_never_lost(copies):
+    _, work, copy = copies
+    work.mkdir()
+    (work / "01_a.ipynb").write_text("mine")
+    assert copy() == ["01_a.ipynb"] and (work / "earlier" / "01_a.ipynb").read_text() == "mine"
+
+
+def test_running_a_copy_does_not_stand_in_the_way_of_a_git_pull(root, tmp_path):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    copy = runpy.run_path(str(root / "notebooks" / "work.py"))["copy_notebooks"]
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    (theirs / "notebooks").mkdir(parents=True)
+    (theirs / ".gitignore").write_bytes((root / ".gitignore").read_bytes())
+    for text, command in (("one", ["init", "-q"]), ("one", None), ("two", None)):
+        if command:
+            subprocess.run([*git, *command], cwd=theirs, check=True)
+            continue
+        (theirs / "notebooks" / "01_a.ipynb").write_text(text)
+        subprocess.run([*git, "add", "-A"], cwd=theirs, check=True)
+        subprocess.run([*git, "commit", "-qm", text], cwd=theirs, check=True)
+        if not ours.exists():
+            subprocess.run([*git, "clone", "-q", theirs, ours], check=True)
+            copy(ours / "notebooks", ours / "work")
+            (ours / "work" / "01_a.ipynb").write_text("run")
+    status = subprocess.run([*git, "status", "--porcelain"], cwd=ours, capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+    subprocess.run([*git, "pull", "-q", "--ff-only"], cwd=ours, check=True)
+    copy(ours / "notebooks", ours / "work")
+    assert [(ours / "work" / name).read_text() for name in ("01_a.ipynb", "earlier/01_a.ipynb")] == ["two", "run"]
 
 
 def test_run_takes_all_notebooks_or_some(handed):

@@ -3,6 +3,7 @@
 import collections
 import html
 import math
+import re
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from toylib import fingerprint, plots, train_dpo
 from toylib.evaluation import held_out
 from toylib.evaluation.held_out import JUDGED, HeldOut, held_out_prompts, report
 from toylib.evaluation.judge import judge
-from toylib.labs.sweep import RESULTS, TABLES, load_sweep, sweep_beta
+from toylib.labs.sweep import RESULTS, TABLES, load_sweep, seed_means, sweep_beta
 from toylib.plots import sweep as plots_sweep
 from toylib.preferences import DATA, load_prompts
 from toylib.replies import sample_replies
@@ -29,15 +30,12 @@ INTENTS = ["late_order", "late_order"]
 
 @pytest.fixture(scope="module")
 def small():
-    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model = tiny_model()
     before = fingerprint(model)
     sweep = sweep_beta(
-        model,
-        tokenizer,
+        HeldOut(model, tiny_tokenizer(), PROMPTS, INTENTS),
         PAIRS,
         (0.05, 2.0),
-        prompts=PROMPTS,
-        intents=INTENTS,
         shown=PROMPTS[:1],
         eval_pairs=PAIRS[:2],
         steps=4,
@@ -70,12 +68,13 @@ def test_an_interrupted_sweep_keeps_the_runs_that_are_whole(monkeypatch, capsys,
         return measure(*arguments, **keywords)
 
     monkeypatch.setattr(held_out, "report", stop)
-    how = {"prompts": PROMPTS, "intents": INTENTS, "shown": PROMPTS, "steps": 2, "batch_size": 2}
+    measured = HeldOut(tiny_model(), tiny_tokenizer(), PROMPTS, INTENTS)
+    how = {"shown": PROMPTS, "steps": 2, "batch_size": 2}
     if at < 3:
         with pytest.raises(KeyboardInterrupt):
-            sweep_beta(tiny_model(), tiny_tokenizer(), PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
+            sweep_beta(measured, PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
         return
-    sweep = sweep_beta(tiny_model(), tiny_tokenizer(), PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
+    sweep = sweep_beta(measured, PAIRS, (0.1, 0.5, 1.0, 2.0), **how)
     assert "first 2 of 4 runs" in capsys.readouterr().out
     assert all(set(table["beta"]) == {0.1, 0.5} for table in sweep), "nothing of the run that was cut off"
     assert sweep.quality.groupby("beta")["step"].apply(list).tolist() == [[0, 2], [0, 2]]
@@ -210,6 +209,20 @@ def test_a_shipped_policy_can_be_trained_again(shipped):
 # ---- figures and the lab ----
 
 
+def at_the_end(table):
+    return table[table["step"] == table["step"].max()]
+
+
+def test_means_over_seeds_carry_an_interval_over_prompts_and_seeds(shipped):
+    means = seed_means(shipped.quality)
+    assert len(means) == shipped.quality.groupby(["beta", "step"]).ngroups
+    runs = at_the_end(shipped.quality[shipped.quality["beta"] == 0.5])
+    row = at_the_end(means[means["beta"] == 0.5]).iloc[0]
+    assert row["win"] == pytest.approx(runs["win"].mean(), abs=1e-3) and row["kl"] == pytest.approx(runs["kl"].mean())
+    one_run = (runs["win_high"] - runs["win_low"]).mean()
+    assert 0.5 * one_run < row["win_high"] - row["win_low"] < 1.5 * one_run
+
+
 def test_every_beta_looks_the_same_in_all_figures_and_no_two_alike():
     looks = plots_sweep.look_of([5.0, 0.1, 0.02])
     assert looks == plots_sweep.look_of([0.02, 0.1, 5.0])
@@ -228,7 +241,9 @@ def test_end_labels_are_moved_apart():
     "figure",
     [
         lambda sweep: plots_sweep.first_steps(sweep.curves),
-        lambda sweep: plots_sweep.by_beta(sweep.quality[sweep.quality["step"] == sweep.quality["step"].max()]),
+        lambda sweep: plots_sweep.by_beta(
+            at_the_end(seed_means(sweep.quality)).set_index("beta"), at_the_end(sweep.quality)
+        ),
         lambda sweep: plots_sweep.frontier(sweep.quality, extra=sweep.quality.assign(beta=0.3)),
         lambda sweep: plots_sweep.overfit(sweep.curves, sweep.quality, sweep.quality["beta"].min()),
     ],
@@ -242,15 +257,16 @@ def test_the_lab_shows_the_numbers_and_replies_of_the_chosen_beta(shipped, monke
     made = []
     monkeypatch.setattr("toylib.widgets.beta_lab.show_live", lambda *shown: made.append(shown))
     widgets_lab.beta_lab(shipped, beta=0.1)
-    (box, picture, alt) = made[0]
-    slider, readout = box.children[:2]
+    (live, picture, alt) = made[0]
+    positions = re.findall(r"<span>β = ([\d.]+)</span>(.*?)</div>", live)
+    tables = re.findall(r"<table.*?</table>", live)
+    assert 'aria-valuetext="β = 0.1"' in live and len(positions) == len(tables)
     for beta in (0.02, 5.0):
-        slider.value = beta
+        at = [float(one) for one, _ in positions].index(beta)
+        numbers, shown = positions[at][1], html.unescape(tables[at])
         last = shipped.quality[(shipped.quality["beta"] == beta) & (shipped.quality["step"] == 160)].mean()
         mine = shipped.replies[(shipped.replies["beta"] == beta) & (shipped.replies["seed"] == 0)]
-        assert f"β = {beta:g}" in readout.value and f"{last['kl']:.2f} ± {last['kl_error']:.2f}" in readout.value
-        assert f"win rate {last['win']:.2f}" in readout.value
-        shown = html.unescape(readout.value)
+        assert f"{last['kl']:.2f} ± {last['kl_error']:.2f}" in numbers and f"win rate {last['win']:.2f}" in numbers
         assert all(reply.strip() in shown for reply in mine["reply"])
     assert picture.startswith(b"\x89PNG") and "β 0.02" in alt and "win rate" in alt
 

@@ -37,6 +37,21 @@ def test_a_second_call_gives_the_same_rows_and_prints_the_same(monkeypatch, caps
     assert capsys.readouterr().out == printed
 
 
+def test_a_progress_line_is_seen_while_it_runs_and_not_kept(monkeypatch, capsys):
+    def slow(*arguments):
+        print("tokenise: 50 %", end="", flush=True)
+        assert capsys.readouterr().out == "tokenise: 50 %"
+        print("\r              \rtwo were cut")
+        return tokenize_pairs(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_cache, "tokenize_pairs", slow)
+        token_cache.tokenize_once(PAIRS, tiny_tokenizer())
+    capsys.readouterr()
+    again(monkeypatch, PAIRS, tiny_tokenizer())
+    assert capsys.readouterr().out.splitlines()[0] == "two were cut"
+
+
 @pytest.mark.parametrize("change", ["pair", "length", "template", "eos"])
 def test_whatever_decides_the_ids_decides_the_key(change):
     pairs, tokenizer = list(PAIRS), tiny_tokenizer()

@@ -1,17 +1,16 @@
-"""The live figures: they follow the slider, nothing grows while they do, and a static picture stands in for them."""
+"""The live figures: what each position of a slider shows, and the picture that stands where no script runs."""
 
 import base64
 import functools
-import gc
+import html
 import io
 import math
 import re
-import tracemalloc
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from toylib import plots
@@ -44,7 +43,6 @@ def shown(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(IPython.display, "display", display)
-    monkeypatch.setattr(widgets, "SECONDS_BETWEEN_MOVES", 0)
     monkeypatch.setattr(plots_pair, "beta_grid", still)
     monkeypatch.setattr(plots, "png", png)
     return calls
@@ -54,82 +52,87 @@ def shown(monkeypatch):
 png, still = functools.cache(plots.png), functools.cache(plots_pair.beta_grid)
 
 
+class Live:
+    """A live figure's HTML taken apart: its slider, the layers of its picture and the numbers of each position."""
+
+    def __init__(self, bundle):
+        self.html = bundle["text/html"]
+        self.slider = dict(re.findall(r'([\w-]+)="([^"]*)"', re.search(r"<input[^>]*>", self.html)[0]))
+        self.texts = html.unescape(self.slider["data-texts"]).split("|")
+        self.whole, self.ground, *self.layers = map(picture, re.findall(r"base64,([\w+/=]+)", self.html))
+        numbers = self.html[self.html.index('aria-live="polite"') :]
+        self.numbers = re.findall(r"<div[^>]*>(<span>.*?)</div>", numbers.split("toylib-stack")[0])
+
+    def at(self, beta):
+        """The numbers at this β."""
+        return [float(n) for n in re.findall(r"= (-?[\d.]+)", self.numbers[self.texts.index(f"β = {beta:g}")])]
+
+    def seen(self, position):
+        return Image.alpha_composite(self.ground, self.layers[position]).convert("RGB")
+
+
+def picture(data):
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")
+
+
 def explorer(shown, *args, **kwargs):
-    """The slider, readout and frames of a fresh beta_explorer, found as a frontend finds them: by the model id."""
     widgets_pair.beta_explorer(*args, **kwargs)
-    return model(shown[-1][0]).children[:3]
+    return Live(shown[-1][0])
 
 
-def model(bundle):
-    """The box that a bundle shows."""
-    return known_widgets()[bundle[widgets.WIDGET_VIEW]["model_id"]]
-
-
-def known_widgets():
-    """All open widgets by model id; ipywidgets 7 keeps them elsewhere than 8."""
-    eight = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return ipywidgets.Widget.widgets if eight is None else eight
-
-
-def numbers(readout):
-    return [float(number) for number in re.findall(r"= (-?[\d.]+)", readout.value)]
-
-
-def observers(slider):
-    return slider._trait_notifiers.get("index", {}).get("change", [])
-
-
-def picture(box, position):
-    """What the page shows at this position of the slider: the background, on it the position's layer."""
-    _, _, frames, look = box.children
-    layers = [re.search(r"base64,([\w+/=]+)", html).group(1) for html in (look.value, frames.children[position].value)]
-    return Image.alpha_composite(*(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGBA") for one in layers))
+def differing(one, other):
+    """The share of pixels in which two pictures differ."""
+    return (np.abs(np.asarray(one, int) - np.asarray(other, int)).max(axis=2) > 40).mean()
 
 
 # ---- following the slider ----
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 0.5, 1.0, 10.0])
-def test_readout_has_the_numbers_of_the_slider(shown, beta):
-    slider, readout, _ = explorer(shown)
-    slider.value = beta
+def test_each_position_has_the_numbers_of_its_beta(shown, beta):
     probability = 1 / (1 + math.exp(-beta * DELTA))
-    assert numbers(readout) == pytest.approx([beta, beta * DELTA, probability, -math.log(probability)], abs=5.1e-5)
+    expected = [beta, beta * DELTA, probability, -math.log(probability)]
+    assert explorer(shown).at(beta) == pytest.approx(expected, abs=5.1e-5)
 
 
 def test_default_is_the_worked_example_at_beta_one_tenth(shown):
-    slider, readout, frames = explorer(shown)
-    assert slider.value == 0.1 and frames.selected_index == slider.index
-    assert numbers(readout) == [0.1, 0.22, 0.5548, 0.5892]
+    live = explorer(shown)
+    assert live.slider["aria-valuetext"] == live.texts[int(live.slider["value"])] == "β = 0.1"
+    assert live.at(0.1) == [0.1, 0.22, 0.5548, 0.5892]
 
 
-def test_every_position_has_the_numbers_that_the_readout_will_have(shown):
-    slider, readout, frames = explorer(shown)
-    assert len(frames.children) == len(slider.options) == 61
-    for position in (0, 20, 33, 60):
-        slider.index = position
-        assert readout.value in frames.children[position].value
+def test_every_position_has_a_layer_numbers_and_a_name(shown):
+    live = explorer(shown)
+    assert len(live.layers) == len(live.numbers) == len(live.texts) == 61 == int(live.slider["max"]) + 1
+    assert (live.texts[0], live.texts[-1]) == ("β = 0.01", "β = 10")
 
 
 @pytest.mark.parametrize("kinds", [("probability", "loss"), ("loss", "weight", "path")])
 def test_picture_is_what_a_full_drawing_would_be(shown, kinds):
-    slider, _, _ = explorer(shown, weight="weight" in kinds)
-    box = model(shown[-1][0])
+    live = explorer(shown, weight="weight" in kinds)
     for beta in (0.01, 0.5, 10.0):
         figure, panels = plots_pair.beta_panels(DELTA, kinds=kinds, betas=(0.01, 10))
         for panel in panels:
             plots_pair.move_to_beta(panel, beta)
-        whole = Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
-        live = picture(box, [value for _, value in slider.options].index(beta)).convert("RGB")
-        assert live.size == whole.size
-        differing = np.abs(np.asarray(live, int) - np.asarray(whole, int)).max(axis=2) > 40
-        assert differing.mean() < 0.001  # the order of drawing may differ where lines cross
+        drawn = Image.open(io.BytesIO(plots.png(figure))).convert("RGB")
+        seen = live.seen(live.texts.index(f"β = {beta:g}"))
+        assert seen.size == drawn.size
+        assert differing(seen, drawn) < 0.001  # the order of drawing may differ where lines cross
 
 
-def test_the_page_changes_pictures_without_the_kernel(shown):
-    slider, _, frames = explorer(shown)
-    link = model(shown[-1][0]).link
-    assert (link.source, link.target) == ((slider, "index"), (frames, "selected_index"))
+def test_without_script_the_whole_picture_of_the_start_and_its_numbers_stand(shown):
+    live = explorer(shown, beta=0.5)
+    start = int(live.slider["value"])
+    assert differing(live.whole.convert("RGB"), live.seen(start)) < 0.001
+    visible = re.sub(
+        r"<(label|div)[^>]*style=\"display: none.*?</\1>|<style>.*?</style>", "", live.html, flags=re.DOTALL
+    )
+    assert (
+        visible.count("<img") == 1
+        and "<input" not in visible
+        and visible.count(">β = ") == 1
+        and ">β = 0.5<" in visible
+    )
 
 
 def test_every_position_is_drawn_once_and_limits_stay(shown):
@@ -141,72 +144,44 @@ def test_every_position_is_drawn_once_and_limits_stay(shown):
     def update(value):
         seen.append(value)
         line.set_data([0, value], [0, value])
-        return f"{value} nats"
+        return [f"{value} nats", "a|b"]
 
-    slider = ipywidgets.SelectionSlider(options=[1, 2, 3], value=2)
-    box = widgets.live_figure(figure, [line], update, slider)
-    readout = box.children[1]
-    assert seen[1:4] == [1, 2, 3] and readout.value == "2 nats"
     limits = axis.get_xlim(), axis.get_ylim()
-    before = len(seen)
-    slider.value = 3
-    assert readout.value == "3 nats" and len(seen) == before and limits == (axis.get_xlim(), axis.get_ylim())
-    assert len({page.value for page in box.children[2].children}) == 3
-
-
-def test_a_thousand_moves_leave_nothing_behind(shown):
-    slider, _, _ = explorer(shown)
-    count = len(observers(slider)), len(known_widgets())
-
-    def sweep():
-        for move in range(500):
-            slider.index = move % 61
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    first, second = sweep(), sweep()
-    tracemalloc.stop()
-    assert second - first < 20_000  # bytes, over 500 moves
-    assert count == (len(observers(slider)), len(known_widgets()))
+    live = Live({"text/html": widgets.live_figure(figure, [line], update, [1, 2, 3], 2, "n", "A line.")})
+    assert seen == [2, 1, 2, 3] and live.texts == ["1 nats", "2 nats", "3 nats"] and live.slider["value"] == "1"
+    assert limits == (axis.get_xlim(), axis.get_ylim())
+    assert differing(live.seen(0), live.seen(2)) > 0 and 'role="img" aria-label="A line."' in live.html
 
 
 def test_a_loss_off_the_scale_is_still_in_the_readout(shown):
-    slider, readout, _ = explorer(shown, -0.6, 1.4)
-    slider.value = 10.0
-    assert numbers(readout) == pytest.approx([10, -20, 0, 20], abs=5.1e-5)
+    assert explorer(shown, -0.6, 1.4).at(10) == pytest.approx([10, -20, 0, 20], abs=5.1e-5)
 
 
 def test_a_huge_delta_is_drawn_and_said_without_overflow(shown):
-    _, readout, _ = explorer(shown, -900.0, 900.0, beta=10)
-    assert numbers(readout)[-1] == 18000
+    assert explorer(shown, -900.0, 900.0, beta=10).at(10)[-1] == 18000
 
 
 def test_the_weight_rises_and_falls_with_beta(shown):
-    slider, readout, _ = explorer(shown, weight=True)
-    weights = []
+    live, weights = explorer(shown, weight=True), []
     for beta in (0.1, 0.56, 3.2):
-        slider.value = beta
-        assert numbers(readout)[-2:] == pytest.approx(
-            [1 / (1 + math.exp(beta * DELTA)), beta / (1 + math.exp(beta * DELTA))], abs=5.1e-5
-        )
-        weights.append(numbers(readout)[-1])
+        share = 1 / (1 + math.exp(beta * DELTA))
+        assert live.at(beta)[-2:] == pytest.approx([share, beta * share], abs=5.1e-5)
+        weights.append(live.at(beta)[-1])
     assert weights[0] < weights[1] > weights[2]
 
 
 def test_a_beta_between_two_positions_gets_one_of_its_own(shown):
-    slider, readout, _ = explorer(shown, beta=0.1234)
-    assert slider.value == 0.1234 and numbers(readout)[0] == 0.1234 and len(slider.options) == 62
+    live = explorer(shown, beta=0.1234)
+    assert live.slider["aria-valuetext"] == "β = 0.1234" and len(live.texts) == 62
 
 
 # ---- what is displayed ----
 
 
-def test_one_output_holds_the_live_widget_the_picture_and_the_words(shown):
+def test_one_output_holds_the_live_figure_the_picture_and_the_words(shown):
     widgets_pair.beta_explorer()
     ((bundle, metadata),) = shown
-    assert set(bundle) == {widgets.WIDGET_VIEW, "image/png", "text/plain"}
-    assert isinstance(model(bundle), ipywidgets.VBox)
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
     assert Image.open(io.BytesIO(bundle["image/png"])).format == "PNG"
     assert metadata == {"image/png": {"alt": bundle["text/plain"]}}
     assert "0.5548 and 0.5892" in bundle["text/plain"]
@@ -217,31 +192,47 @@ def test_static_picture_of_the_weights_says_them(shown):
     assert "0.1 gives 0.5892 and 0.0445" in shown[0][0]["text/plain"]
 
 
-def test_slider_has_a_name_keys_and_the_range_of_beta(shown):
-    slider, _, _ = explorer(shown)
-    assert slider.description == "β" and slider.continuous_update
-    assert (slider.options[0], slider.options[-1]) == (("0.01", 0.01), ("10", 10.0))
-    assert not slider.disabled and getattr(slider, "tabbable", None) is not False
+def test_a_live_figure_needs_no_script_block_no_id_and_no_widget(shown):
+    live = explorer(shown)
+    assert not re.search(r"<script|\bid=|ipywidgets|https?:", live.html) and "\n\n" not in live.html
 
 
-def test_a_screen_reader_meets_the_numbers_once_and_hears_them_change(shown):
-    _, readout, frames = explorer(shown)
-    assert 'aria-live="polite"' in readout.value
-    assert readout.layout.display is None and readout.layout.visibility is None  # hidden so, nobody would hear it
-    assert all(page.value.startswith('<div aria-hidden="true">') for page in frames.children)
-
-
-def test_only_widgets_that_ipywidgets_7_has_too(shown):
+def test_build_writes_live_figures_for_pages_and_commits_their_pictures(shown, build, tmp_path):
     widgets_pair.beta_explorer()
-    box = model(shown[0][0])
-    kinds = [type(widget).__name__ for widget in (box, *box.children, *box.children[2].children)]
-    assert kinds == ["VBox", "SelectionSlider", "HTML", "Tab", "HTML", *["HTML"] * 61]
+    bundle = shown[0][0] | {"image/png": "iVBORw0KGgo="}
+    table = {"text/html": "<table></table>", "text/plain": "table"}
+    outputs = [{"output_type": "display_data", "data": dict(data)} for data in (bundle, table)]
+    cells = [{"id": "a", "cell_type": "code", "metadata": {}, "outputs": outputs}]
+    (tmp_path / "live").mkdir()
+    for stale in ("01_gone.html", "02_kept.html"):
+        (tmp_path / "live" / stale).touch()
+    notebook = {"cells": cells, "metadata": {}}
+    build.write_live(notebook, tmp_path / "01_x.ipynb")
+    assert sorted(file.name for file in (tmp_path / "live").iterdir()) == ["01_a.html", "02_kept.html"]
+    assert (tmp_path / "live" / "01_a.html").read_text(encoding="utf-8") == bundle["text/html"] + "\n"
+    first, second = build.normalised(notebook)["cells"][0]["outputs"]
+    assert set(first["data"]) == {"image/png", "text/plain"} and set(second["data"]) == {"text/html", "text/plain"}
 
 
-def test_a_live_figure_is_light(shown):
-    widgets_pair.beta_explorer(weight=True)
-    _, _, frames, look = model(shown[0][0]).children
-    assert len(look.value) + sum(len(page.value) for page in frames.children) < 500_000
+def test_shipped_live_figures_belong_to_cells_and_are_small():
+    files = sorted((ROOT / "notebooks" / "live").glob("*.html"))
+    for file in files:
+        number, cell = file.stem.split("_", 1)
+        (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        assert f'"id": "{cell}"' in path.read_text(encoding="utf-8"), f"{file.name}: build the notebook"
+        assert file.stat().st_size < 400_000
+    assert files and sum(file.stat().st_size for file in files) < 3_000_000
+
+
+def test_a_screen_reader_hears_the_numbers_change_and_meets_one_picture(shown):
+    live = explorer(shown)
+    assert live.html.count('aria-live="polite"') == 1 and live.html.count('role="img"') == 1
+    assert live.html.count('alt=""') == len(live.layers)
+
+
+@pytest.mark.parametrize("weight", [False, True])
+def test_a_live_figure_is_light(shown, weight):
+    assert len(explorer(shown, weight=weight).html) < 400_000
 
 
 def test_works_where_there_is_no_notebook(capsys):
@@ -280,68 +271,6 @@ def test_control_characters_in_a_reply_are_harmless(reply, shown_as):
     assert f"<td>{shown_as}</td>" in beta_lab.reply_table(pd.DataFrame({"prompt": ["hi"], "reply": [reply]}))
 
 
-# ---- running the cell again ----
-
-
-def test_running_a_cell_again_closes_what_its_last_run_showed(monkeypatch, shown):
-    monkeypatch.setattr(widgets, "_open", {})
-    run = ["cell a", "run 1"]
-    monkeypatch.setattr(widgets, "_cell_and_run", lambda: tuple(run))
-    none = set(known_widgets())
-    first = explorer(shown)[0]
-    of_one = len(set(known_widgets()) - none)
-    second = explorer(shown)[0]
-    run[:] = ["cell b", "run 2"]
-    elsewhere = explorer(shown)[0]
-    assert all(map(observers, (first, second, elsewhere)))
-    run[:] = ["cell a", "run 3"]
-    again = explorer(shown)[0]
-    assert not observers(first) and not observers(second)
-    assert observers(again) and observers(elsewhere)
-    assert len(set(known_widgets()) - none) == 2 * of_one  # two closed to the last layout and link, one made
-
-
-@pytest.mark.parametrize(
-    "first, second",
-    [
-        (
-            {"metadata": {"cellId": "a"}, "content": {"code": "x"}},
-            {"metadata": {"cellId": "b"}, "content": {"code": "x"}},
-        ),
-        ({"metadata": {}, "content": {"code": "x"}}, {"metadata": {}, "content": {"code": "y"}}),
-        ({"metadata": {"cellId": None}, "content": {"code": "x"}}, {"content": {"code": "y"}}),
-    ],
-    ids=["JupyterLab", "nbclassic", "a cell id that is empty"],
-)
-def test_a_cell_is_known_again_with_and_without_an_id(monkeypatch, shown, first, second):
-    import IPython
-
-    class Shell:
-        parent_header = None
-
-    def run(cell, number):
-        Shell.parent_header = cell | {"header": {"msg_id": number}}
-        return explorer(shown)[0]
-
-    monkeypatch.setattr(widgets, "_open", {})
-    monkeypatch.setattr(IPython, "get_ipython", Shell)
-    none = set(known_widgets())
-    one, same_run, elsewhere = run(first, "1"), run(first, "1"), run(second, "2")
-    assert all(map(observers, (one, same_run, elsewhere)))
-    open_now = len(set(known_widgets()) - none)
-    again = run(first, "3")
-    assert not observers(one) and not observers(same_run) and observers(again) and observers(elsewhere)
-    assert len(set(known_widgets()) - none) == open_now * 2 // 3
-    run(first, "4")
-    assert len(set(known_widgets()) - none) == open_now * 2 // 3
-
-
-def test_outside_a_notebook_a_figure_replaces_the_one_that_shows_the_same(monkeypatch, shown):
-    monkeypatch.setattr(widgets, "_open", {})
-    first, other, again = explorer(shown)[0], explorer(shown, -0.6, 1.4)[0], explorer(shown)[0]
-    assert not observers(first) and observers(other) and observers(again)
-
-
 # ---- curves that draw while training runs ----
 
 
@@ -350,15 +279,23 @@ def metrics(step):
     return fine | {"loss": 0.69 / step, "rewards/margins": 0.07 * step}
 
 
-def test_training_curves_are_drawn_at_every_tenth_step_and_the_last(shown):
-    on_step = watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10)
+def test_training_curves_are_drawn_more_often_than_kl_is_sampled(shown):
+    on_step = watch_training(beta=0.1, steps=25, kl=lambda policy: 0.5, every=10, draw_every=4)
     history = [metrics(step) for step in range(1, 26)]
     for step, row in enumerate(history, 1):
         on_step(step, row, None)
-    assert [re.search(r"step (\d+) of 25", bundle["text/plain"]).group(1) for bundle, _ in shown] == ["10", "20", "25"]
+    assert [re.search(r"step (\d+) of 25", bundle["text/plain"]).group(1) for bundle, _ in shown] == [
+        "4",
+        "8",
+        "12",
+        "16",
+        "20",
+        "24",
+        "25",
+    ]
     assert "chosen +5.00, of rejected -12.50, margin 17.50, accuracy 1.00" in shown[-1][0]["text/plain"]
     assert [step for step, row in enumerate(history, 1) if not math.isnan(row["kl"])] == [1, 10, 20, 25]
-    assert len({bundle["image/png"] for bundle, _ in shown}) == 3
+    assert len({bundle["image/png"] for bundle, _ in shown}) == 7
 
 
 def test_training_panels_grow_only_when_a_line_leaves_them():
@@ -411,7 +348,7 @@ def test_the_walk_through_methods_shows_each_ones_path_numbers_and_replies(shown
     names = ("dpo", "simpo", "best_of_n")
     quality = pd.DataFrame(
         [
-            {"method": name, "seed": 0, "step": step, "kl": step, "win": 0.5 + 0.1 * step}
+            {"method": name, "seed": 0, "step": step, "kl": step * len(name), "win": 0.5 + 0.1 * step}
             for name in names
             for step in (1, 2)
         ]
@@ -421,9 +358,9 @@ def test_the_walk_through_methods_shows_each_ones_path_numbers_and_replies(shown
         [{"method": name, "prompt": "Customer: Hi.\nAgent:", "reply": f" I am {name}."} for name in names[:2]]
     )
     widgets_relatives.walk_through(quality, best, replies)
-    slider, spoken, *_ = model(shown[-1][0]).children
-    assert [label for label, _ in slider.options] == ["DPO", "SimPO"]  # best-of-n has no replies here
-    assert "I am dpo." in spoken.value and "18 words" in spoken.value
-    slider.value = "simpo"
-    assert "I am simpo." in spoken.value and "SimPO" in spoken.value
+    live = Live(shown[-1][0])
+    assert live.texts == ["DPO", "SimPO"]  # best-of-n has no replies here
+    assert "18 words" in live.numbers[0] and "20 words" in live.numbers[1]
+    assert "I am dpo." in live.html and "I am simpo." in live.html
+    assert differing(live.seen(0), live.seen(1)) > 0.001
     assert "SimPO: KL 2.0, win rate 0.70, 20 words." in shown[-1][0]["text/plain"]

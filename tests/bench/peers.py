@@ -6,8 +6,10 @@ import contextlib
 import io
 import os
 import random
+import statistics
 import tempfile
 import time
+from unittest import mock
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["TOYLIB_CACHE"] = tempfile.mkdtemp()  # nothing is taken from an earlier run
@@ -38,19 +40,33 @@ SHAPES = {
     },
     "SmolLM2, 6 layers": {"vocab_size": 49152, "num_hidden_layers": 6, **SMOL},
     "SmolLM2-135M": {"vocab_size": 49152, "num_hidden_layers": 30, **SMOL},
+    "1B": {
+        "vocab_size": 49152,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
 }
+# Too little memory (a RuntimeError), or something that this TRL, this torch or this card does not have.
+CANNOT_RUN = (RuntimeError, ValueError, TypeError, AttributeError, ImportError, OSError, AssertionError)
+CANNOT_RUN += (ArithmeticError,)  # a profile that saw nothing has no shares
+TRITON = "trl.kernels.chunked_logprob._TRITON_AVAILABLE"
 MIXES = {  # shortest and longest prompt, shortest and longest reply, in tokens
     "long prompts": (200, 300, 16, 48),
     "mixed": (64, 256, 16, 128),
     "long replies": (32, 64, 100, 200),
 }
 FP32 = {"bf16": False, "gradient_checkpointing": False}
+BF16 = {"bf16": True, "gradient_checkpointing": False}
 ONCE = {"precompute_ref_log_probs": True, "train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
 CONTESTANTS = {  # (whose trainer, its settings)
     "TRL default": (trl, {}),
     "TRL fp32": (trl, FP32),
     "TRL best fp32": (trl, FP32 | ONCE),
-    "TRL best bf16": (trl, {"bf16": True, "gradient_checkpointing": False} | ONCE),
+    "TRL best bf16": (trl, BF16 | ONCE),
+    "TRL best bf16, head unfused": (trl, BF16 | ONCE),  # without the Triton kernels of its head: `unfused`
     "ours fp32": (None, {}),
     "ours bf16": (None, {"bf16": True}),
 }
@@ -78,11 +94,24 @@ def random_pairs(count, mix, vocabulary, seed=0):
     ]
 
 
-def new_model(shape):
-    torch.manual_seed(0)
+def config_of(shape):
     config = LlamaConfig(**SHAPES[shape] if isinstance(shape, str) else shape, max_position_embeddings=2048)
     config.tie_word_embeddings, config.pad_token_id, config.eos_token_id, config.bos_token_id = True, 0, 1, None
-    return LlamaForCausalLM(config)
+    return config
+
+
+def new_model(shape, device="cpu"):
+    torch.manual_seed(0)
+    with torch.device(device):  # a billion random numbers take long on a CPU
+        return LlamaForCausalLM(config_of(shape))
+
+
+def unfused(name):
+    """While open, TRL's head scores every position in plain PyTorch, where `name` asks for that.
+
+    TRL 1.16 always fuses head and log-probs: on a GPU by Triton kernels that see reply tokens only, elsewhere in chunks.
+    """
+    return mock.patch(TRITON, False) if "unfused" in name else contextlib.nullcontext()
 
 
 class Clock(TrainerCallback):
@@ -106,7 +135,7 @@ class Clock(TrainerCallback):
 def build(name, shape, pairs, batch, device):
     """A trainer and its clock; what it prints while it is made is swallowed."""
     whose, settings = CONTESTANTS[name]
-    model, clock = new_model(shape), Clock()
+    model, clock = new_model(shape, device), Clock()
     common = {"output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": batch, "num_train_epochs": 1}
     common |= {
         "learning_rate": 1e-6,
@@ -123,7 +152,7 @@ def build(name, shape, pairs, batch, device):
         if whose is trl:
             trainer = trl.DPOTrainer(
                 model=model,
-                ref_model=new_model(shape),
+                ref_model=new_model(shape, device),
                 args=trl.DPOConfig(max_length=None, **common),
                 callbacks=[clock],
                 **data,
@@ -131,6 +160,15 @@ def build(name, shape, pairs, batch, device):
         else:
             trainer = DPOTrainer(model, TrainingArguments(**common), max_length=2048, callbacks=[clock], **data)
     return trainer, clock
+
+
+def in_one_line(problem):
+    """What went wrong, by type and by the first line of its message."""
+    return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:400]}"
+
+
+def spread(values):
+    return f"{statistics.median(values):8.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 def epoch(trainer):

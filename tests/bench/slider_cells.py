@@ -157,7 +157,7 @@ PROBE = """() => {
     };
     document.addEventListener('pointermove', () => probe.moved.push(performance.now()), true);
     document.addEventListener('load', event => { if (event.target.tagName === 'IMG') changed(); }, true);
-    const mine = node => node.matches('path.live') || node.closest('.widget-tab-contents');
+    const mine = node => node.matches('path.live') || node.closest('.toylib-picture, .widget-tab-contents');
     new MutationObserver(list => { if (list.some(one => mine(one.target))) changed(); })
-        .observe(document.body, {subtree: true, attributes: true, attributeFilter: ['d', 'class']});
+        .observe(document.body, {subtree: true, attributes: true, attributeFilter: ['d', 'class', 'style']});
 }"""

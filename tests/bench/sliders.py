@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import math
 import os
 import statistics
@@ -22,7 +21,10 @@ import nbformat
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 from browser import CHROMIUM, NO_BROWSER, OUTPUTS, chromium, jupyter, run_all
+from curves import drawing_share
 from slider_cells import CELLS, PROBE, SETUP, VARIANTS
+
+from toylib import load_model
 
 HANDLE = ".noUi-handle, input[type=range]"
 TRACK = ".noUi-base, input[type=range]"
@@ -144,39 +146,12 @@ def ratios(times):
     print(f"p95 latency: {p95(ours) / p95(floor):.1f} times the floor's (aim: 4 or less)", flush=True)
 
 
-def drawing_share(steps=40):
-    """The share of a training run, without the sampling that KL takes, that its curves take; prints it."""
-    from toylib import load_model, load_preferences, train_dpo
-    from toylib.widgets.training import watch_training
-
-    model, tokenizer = load_model("support-lm", device="cpu")
-    spent = []
-
-    def on_step(step, metrics, policy):
-        started = time.perf_counter()
-        draw(step, metrics, policy)
-        spent.append(time.perf_counter() - started)
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        started = time.perf_counter()
-        draw = watch_training(beta=0.1, steps=steps)
-        spent.append(time.perf_counter() - started)
-        train_dpo(model, tokenizer, load_preferences("support"), steps=steps, on_step=on_step)
-        whole = time.perf_counter() - started
-    share = sum(spent) / whole
-    print(
-        f"curves of a training run of {steps} steps: {sum(spent):.2f} s of {whole:.1f} s, {100 * share:.1f}%",
-        flush=True,
-    )
-    return share
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", action="store_true", help="also what was tried on the way")
     options = parser.parse_args()
-    drawing_share()
+    drawing_share(*load_model("support-lm", device="cpu"))
     if not CHROMIUM:
         sys.exit(f"sliders: {NO_BROWSER}.")
     times = race(CELLS | (VARIANTS if options.variants else {}), options.rounds)

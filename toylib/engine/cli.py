@@ -27,7 +27,7 @@ def main(arguments=None) -> int:
             return chat(words[1:])
         from toylib.engine.cli_options import parse
 
-        with messages_to_stderr():
+        with messages_to_stderr(), naming_on_bad():
             return train(*parse(words), words)
     except KeyboardInterrupt:
         print("\nerror: interrupted; checkpoints that were saved before are whole", file=sys.stderr)
@@ -67,6 +67,17 @@ def messages_to_stderr():
         logger.removeHandler(handler)
 
 
+@contextlib.contextmanager
+def naming_on_bad():
+    """Name the option that leaves such rows out in an error about a row that the chat template refuses."""
+    try:
+        yield
+    except ValueError as problem:
+        if "the chat template refuses" not in str(problem):
+            raise
+        raise ValueError(f"{problem}; --on-bad drop leaves such rows out") from None
+
+
 def train(data, loss, arguments, words) -> int:
     """Run one training from reading the pairs to the summary line. Return the exit code."""
     from toylib.engine.callbacks import StopOnSignal, print_to_terminal
@@ -78,11 +89,11 @@ def train(data, loss, arguments, words) -> int:
     check_output(output, data, arguments)
     pairs, held_out = read_pairs(data)
     model, tokenizer, reference = load_models(data, loss)
-    pairs = rendered_rightly(pairs, tokenizer, data.data, data.on_bad)
+    if data.on_bad == "drop":  # with "error" the one pass that tokenises them says so
+        pairs = without_refused(pairs, tokenizer)
+        held_out = held_out and without_refused(held_out, tokenizer)
     if data.eval_fraction:
         pairs, held_out = hold_out(pairs, data.eval_fraction, arguments.seed)
-    elif held_out is not None:
-        held_out = rendered_rightly(held_out, tokenizer, data.eval_data, data.on_bad)
     if data.dry_run:
         show_plan(tokenize_pairs(pairs, tokenizer, loss.max_length), pairs, tokenizer, arguments)
         return 0
@@ -146,33 +157,38 @@ def read_pairs(data):
         source, split = load_dataset(data.data, data.subset, split=data.split), "train"
     pairs = load_preferences(source, split, columns=data.columns, on_bad=data.on_bad)
     if data.limit:
-        name, rows = pairs.source_name, pairs.source_rows[: data.limit]
-        pairs = pairs.select(range(len(rows)))
-        pairs.source_name, pairs.source_rows = name, rows
+        pairs = part_of(pairs, range(min(data.limit, len(pairs))))
     if not data.eval_data:
         return pairs, None
     return pairs, load_preferences(data.eval_data, data.eval_split, columns=data.columns, on_bad=data.on_bad)
 
 
-def rendered_rightly(pairs, tokenizer, name, on_bad):
-    """Return the pairs that the chat template can render. A row it refuses is an error or, on request, is dropped."""
+def part_of(pairs, indices):
+    """Return the pairs at `indices`, which keep the names of their rows."""
+    part = pairs.select(indices)
+    if hasattr(pairs, "source_rows"):
+        part.source_name, part.source_rows = pairs.source_name, [pairs.source_rows[i] for i in indices]
+    return part
+
+
+def without_refused(pairs, tokenizer):
+    """Return the pairs that the chat template can render. Each reason to refuse one is printed with its number of rows."""
     from toylib.engine.rendering import render_pair
-    from toylib.preferences import row_name
 
     if isinstance(pairs[0]["prompt"], str) or not tokenizer.chat_template:
         return pairs
-    good = []
+    good, dropped = [], {}
     for i, pair in enumerate(pairs):
         try:
             render_pair(pair, tokenizer)
             good.append(i)
         except ValueError as problem:
-            if on_bad == "error":
-                raise ValueError(f"{row_name(pairs, i)}: {problem}; --on-bad drop leaves such rows out") from None
-            print(f"{name}: dropped a row: {problem}")
+            dropped[str(problem)] = dropped.get(str(problem), 0) + 1
+    for reason, count in dropped.items():
+        print(f"{pairs.source_name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
     if not good:
-        raise ValueError(f"{name}: no row is left")
-    return pairs if len(good) == len(pairs) else pairs.select(good)
+        raise ValueError(f"{pairs.source_name}: no row is left")
+    return part_of(pairs, good)
 
 
 def hold_out(pairs, share, seed):
@@ -184,7 +200,7 @@ def hold_out(pairs, share, seed):
     count = min(max(1, round(share * len(different))), len(different) - 1)
     drawn = set(random.Random(seed).sample(different, count))
     return tuple(
-        pairs.select([i for i, prompt in enumerate(prompts) if (prompt in drawn) is held]) for held in (False, True)
+        part_of(pairs, [i for i, prompt in enumerate(prompts) if (prompt in drawn) is held]) for held in (False, True)
     )
 
 

@@ -17,7 +17,8 @@
 | messages as text | JSON or Python text of a list of messages, in any of these forms | JSON or Python text |
 
 A message has a `role` (system, developer, user, assistant or tool) and a `content` of text, or of parts of type text,
-which are joined. A message with `tool_calls` may go without content. All its other keys are kept as they are.
+which are joined. A message with `tool_calls` may go without content. All its other keys are kept as they are. A `function_call` turn of
+ShareGPT, JSON with `name` and `arguments`, becomes an assistant message with `tool_calls`.
 
 Arrow gives all dicts of a column the same keys, so that `{"item": "lamp"}` turns into `{"item": "lamp", "order": None}`.
 Where rows have more than `role` and `content`, their columns are therefore stored as JSON text, which a transform of the

@@ -21,7 +21,7 @@ def jsonl_rows(path, lines, kind):
                     row, end = DECODER.scan_once(line, 0)  # half the time of `_decode`
                 except (StopIteration, ValueError, RecursionError):
                     row, end = _decode(line)
-                if end < len(line):
+                if end is not None and end < len(line):
                     raise json.JSONDecodeError("more follows the row on this line", line, end)
             except json.JSONDecodeError as problem:
                 raise ValueError(f"{path}, line {number}: not valid JSON: {problem.msg}") from None
@@ -41,7 +41,9 @@ def json_rows(path, lines, kind):
             if not isinstance(row, (dict, BadRow)) or isinstance(row, dict) and _is_wrapped(row):
                 raise ValueError(f"{path}: a .json file must hold a list of rows, or one row per line")
             yield row
-            place = _skip(text, end)
+            if end is None:  # one row per line is the best guess
+                end = text.find("\n", place)
+            place = _skip(text, end) if end >= 0 else len(text)
     except json.JSONDecodeError as problem:
         raise ValueError(f"{path}, line {problem.lineno}: not valid JSON: {problem.msg}") from None
 
@@ -52,7 +54,7 @@ def _list_rows(path, text, place):
         while text[place : place + 1] != "]":
             row, end = _decode(text, place)
             number += 1
-            if isinstance(row, BadRow):
+            if end is None:
                 raise ValueError(f"{path}, row {number}: {row}")
             yield row
             place = _skip(text, end)
@@ -85,10 +87,11 @@ def _unique(items):
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+LENIENT = json.JSONDecoder(parse_int=str)  # finds the end of a row that DECODER refuses
 
 
 def _decode(text, place=0):
-    """Return one JSON value and where it ends, or a `BadRow` and where its line ends."""
+    """Return one JSON value and where it ends, or a `BadRow` and where it ends, None if that cannot be told."""
     try:
         return DECODER.raw_decode(text, place)
     except json.JSONDecodeError:
@@ -99,5 +102,7 @@ def _decode(text, place=0):
         problem = caught
     except ValueError:
         problem = BadRow(f"a number has more than {sys.get_int_max_str_digits()} digits")
-    end = text.find("\n", place)
-    return problem, len(text) if end < 0 else end
+    try:
+        return problem, LENIENT.raw_decode(text, place)[1]
+    except (ValueError, RecursionError):
+        return problem, None

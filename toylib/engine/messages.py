@@ -67,7 +67,9 @@ def from_text(field, value, kind):
 
 def _message(field, message):
     """Return one message with a known role and content of text; all other keys stay."""
-    if isinstance(message, dict) and "from" in message and "value" in message:
+    if isinstance(message, dict) and message.get("from") == "function_call":
+        message = _function_call(field, message.get("value"))
+    elif isinstance(message, dict) and "from" in message and "value" in message:
         role = SHAREGPT_ROLES.get(str(message["from"]), message["from"])
         others = {key: value for key, value in message.items() if key not in ("from", "value")}
         message = {"role": role, "content": message["value"], **others}
@@ -91,3 +93,20 @@ def _message(field, message):
     elif content:
         _unicode(field, content)
     return message
+
+
+def _function_call(field, value):
+    """Return the assistant's message for a `function_call` turn of ShareGPT: one call or a list of them, perhaps as JSON."""
+    try:
+        calls = json.loads(value) if isinstance(value, str) else value
+        calls = [
+            {"name": call["name"], "arguments": call["arguments"]}
+            for call in (calls if isinstance(calls, list) else [calls])
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise BadRow(f"field {field!r} has a function_call turn that is not JSON with a name and arguments") from None
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": call} for call in calls],
+    }

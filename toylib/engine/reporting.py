@@ -54,6 +54,7 @@ def save_result(trainer, output, options, metrics, merge):
                 to_disk(path)
             for path in sorted(unfinished.iterdir()):
                 os.replace(path, output / path.name)
+            to_disk(output)  # the new names too, before the run says that it is saved
     except Exception as problem:
         raise OSError(
             f"the trained model could not be saved in {output} ({problem}); its checkpoints and what was saved before "

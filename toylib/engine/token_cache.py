@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import sys
 
 import torch
 
@@ -24,7 +25,7 @@ def tokenize_once(pairs, tokenizer, max_length=1024):
     key = tokens_key(pairs, tokenizer, max_length)
     found = load_tensors(key, "token ids")
     if found is None:
-        printed = io.StringIO()
+        printed = Recorder(sys.stdout)
         with contextlib.redirect_stdout(printed):
             rows = tokenize_pairs(pairs, tokenizer, max_length)
         lines = printed.getvalue().split("\n")
@@ -33,8 +34,23 @@ def tokenize_once(pairs, tokenizer, max_length=1024):
     else:
         tensors, notes = found
         rows = unpack(tensors)
-    print(notes["printed"], end="")
+        print(notes["printed"], end="")
     return rows
+
+
+class Recorder(io.StringIO):
+    """Pass on to `stream` what is written, a progress line among it, and keep it."""
+
+    def __init__(self, stream):
+        super().__init__()
+        self.stream = stream
+
+    def write(self, text):
+        self.stream.write(text)
+        return super().write(text)
+
+    def flush(self):
+        self.stream.flush()
 
 
 def tokens_key(pairs, tokenizer, max_length) -> str:

@@ -55,6 +55,39 @@ def paired_difference(scores_a, scores_b, *, draws=10_000, seed=0) -> Difference
     return Difference(difference.mean().item(), low, high)
 
 
+def length_controlled_win_rate(scores, baseline_scores, words, baseline_words, *, draws=1000, seed=0) -> Difference:
+    """Return the win rate that a logistic regression predicts for replies as long as the baseline's, and its interval.
+
+    log-odds of a win = a + b · (difference in words), with b·d in units of d's standard deviation; the win rate at equal
+    length is σ(a) (Dubois et al. 2024, arXiv 2404.04475, who have further terms). All arguments are equally long
+    sequences, a tie counts ½, and the 95 % interval is a bootstrap over prompts. Where nearly all replies are longer
+    than the baseline's, the value is an extrapolation. Raises `ValueError` for lists of different lengths.
+    """
+    lists = [
+        torch.as_tensor(list(values), dtype=torch.float64)
+        for values in (scores, baseline_scores, words, baseline_words)
+    ]
+    if len({len(values) for values in lists}) > 1 or len(lists[0]) < 2:
+        raise ValueError(
+            f"need four equally long lists of at least two numbers, got {[len(values) for values in lists]}"
+        )
+    ours, theirs, longer = lists[0], lists[1], lists[2] - lists[3]
+    wins = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    inputs = torch.stack((torch.ones_like(longer), longer / longer.std().clamp(min=1e-9)), dim=1)
+    drawn = _shares_drawn(len(wins), draws, torch.Generator().manual_seed(seed))
+    weights = torch.cat((torch.full((1, len(wins)), 1 / len(wins), dtype=torch.float64), drawn))
+    weights, ridge = weights * len(wins), torch.eye(2, dtype=torch.float64)  # keeps a separable case finite
+    found = torch.zeros(len(weights), 2, dtype=torch.float64)
+    for _ in range(30):  # Newton's method, all draws at once
+        chance = torch.sigmoid(found @ inputs.T)
+        slope = (weights * (wins - chance)) @ inputs - 0.1 * found
+        curve = torch.einsum("dn,ni,nj->dij", weights * chance * (1 - chance), inputs, inputs) + 0.1 * ridge
+        found = found + torch.linalg.solve(curve, slope)
+    rates = torch.sigmoid(found[:, 0])
+    low, high = rates[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Difference(rates[0].item(), low, high)
+
+
 def _shares_drawn(count, draws, generator) -> torch.Tensor:
     """Draw `count` of `count` things with replacement, `draws` times. Return each one's share, `(draws, count)`."""
     drawn = torch.randint(count, (draws, count), generator=generator)

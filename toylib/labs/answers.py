@@ -1,8 +1,10 @@
-"""Check code that a reader wrote from memory, and name what is wrong with it. Notebook 09."""
+"""Check code that a reader wrote from memory, and name what is wrong with it. Notebook 10."""
 
 from __future__ import annotations
 
 import copy
+import time
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,46 @@ import torch.nn.functional as F
 from toylib.logps import sequence_logps
 
 OPEN = "not answered yet"
+PARTS = {  # what belongs into the drill until this minute
+    15: "the seven lines on paper",
+    35: "the two functions",
+    45: "three must-know cards, aloud",
+    60: "three cards of the group Debug it, aloud",
+}
+
+
+class Drill:
+    """Time the 60-minute drill, and check its two functions on one batch.
+
+    Args:
+        policy, reference: two models that differ a little.
+        batch: from `collate`, the chosen replies before the rejected ones.
+    """
+
+    def __init__(self, policy, reference, batch):
+        self.policy, self.reference, self.batch = policy, reference, batch
+        self.start()
+
+    def start(self) -> None:
+        """Start the clock, or start it again."""
+        self.started = time.monotonic()
+        print(f"{max(PARTS)} minutes. The clock is running: {PARTS[min(PARTS)]} first.")
+
+    def check(self, my_sequence_logps, my_dpo_loss) -> None:
+        """Print a verdict on each function. Once one of them is written, print the minute and what belongs there too."""
+        verdicts = [
+            check_sequence_logps(my_sequence_logps, self.policy, self.batch),
+            check_dpo_loss(my_dpo_loss, self.policy, self.reference, self.batch),
+        ]
+        print(f"my_sequence_logps: {verdicts[0]}\nmy_dpo_loss:       {verdicts[1]}")
+        if verdicts != [OPEN, OPEN]:
+            print(self.clock())
+
+    def clock(self) -> str:
+        """Return the minute of the drill, and which part belongs there."""
+        minute = (time.monotonic() - self.started) / 60
+        part = next((part for end, part in PARTS.items() if minute < end), "time is up: count your points")
+        return f"minute {int(minute) + 1} of {max(PARTS)}: {part}"
 
 
 def check_sequence_logps(answer, model, batch) -> str:
@@ -24,7 +66,7 @@ def check_sequence_logps(answer, model, batch) -> str:
     verdict = _named(given, sequence_logps(model, **batch), _wrong_logps(model, **batch))
     if verdict.startswith("✓") and not given.requires_grad:
         return "right numbers, but without a gradient: the policy could not learn from them"
-    return verdict
+    return _overflows(answer, model, batch) if verdict.startswith("✓") else verdict
 
 
 def check_dpo_loss(answer, policy, reference, batch, beta=0.3) -> str:
@@ -52,7 +94,31 @@ def check_dpo_loss(answer, policy, reference, batch, beta=0.3) -> str:
     given.backward()
     if any(p.grad is not None for p in reference.parameters()):
         return "the right number, but the reference gets a gradient: score it under torch.no_grad()"
-    return verdict
+    return _saturates(answer, policy, reference, batch, delta)
+
+
+@torch.no_grad()
+def _overflows(answer, model, batch) -> str:
+    """Return "✓ right", or that the log of a softmax underflows where the logits are large."""
+
+    def loud(*args, **kwargs):
+        return SimpleNamespace(logits=1000 * model(*args, **kwargs).logits)
+
+    try:
+        safe = bool(answer(loud, **batch).isfinite().all())
+    except Exception:  # noqa: BLE001 (the answer uses more of a model than its logits; that is fine)
+        safe = True
+    return "✓ right" if safe else "right here, but log(softmax) is −inf for unlikely tokens: use log_softmax"
+
+
+@torch.no_grad()
+def _saturates(answer, policy, reference, batch, delta) -> str:
+    """Return "✓ right", or that the log of a sigmoid overflows where a pair is far wrong: |βΔ| = 1000 there."""
+    beta = -1000 / float(delta[delta.abs().argmax()])
+    given, right = answer(policy, reference, batch, beta), -F.logsigmoid(beta * delta).mean()
+    if torch.isfinite(given) and torch.allclose(given.float(), right, rtol=1e-3):
+        return "✓ right"
+    return "right here, but log(σ(z)) is −inf once z is below about −100: use logsigmoid, which takes both in one step"
 
 
 def _asked(call):

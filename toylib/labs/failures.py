@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict
 
 import torch
@@ -114,14 +113,14 @@ def implicit_accuracy(policy, reference, rows, score=right_score, batch_size=48)
 # ---- references that are not one ----
 
 
-def tied_reference(policy, rows):
-    """Score with the policy itself, gradient included, as with `ref_model = model`."""
+@torch.no_grad()
+def own_reference(policy, rows):
+    """Score with the policy itself under `no_grad`, as with `ref_model = model` in practice."""
     return right_score(policy, rows)
 
 
-@torch.no_grad()
-def synced_reference(policy, rows):
-    """Score with the policy as it is now, without gradient, as if it were copied anew at every step."""
+def own_reference_with_gradient(policy, rows):
+    """Score with the policy itself, gradient included. No trainer does this: Δ is 0 and so is the gradient."""
     return right_score(policy, rows)
 
 
@@ -194,21 +193,3 @@ def without_eos(rows):
 def longer_chosen(rows):
     """Return the rows as a hurried labeller would label them, who prefers the longer of two replies."""
     return [swap_replies(row) if len(row["rejected"]) > len(row["chosen"]) else row for row in rows]
-
-
-# ---- comparing ----
-
-
-def at_equal_kl(run, kl: float, column: str) -> float:
-    """Return the value of `column` where the run's KL first reached `kl`, linear between the two checkpoints around it.
-
-    `run` is a DataFrame with the columns `step`, `kl` (nats per reply) and `column`, one row per checkpoint. The value
-    is NaN if the run began beyond `kl` or never reached it.
-    """
-    run = run.sort_values("step")
-    points = list(zip(run["kl"], run[column], strict=True))
-    for (before, value_before), (after, value_after) in itertools.pairwise(points):
-        if before <= kl <= after:
-            share = (kl - before) / (after - before) if after > before else 0.0
-            return value_before + share * (value_after - value_before)
-    return float("nan")

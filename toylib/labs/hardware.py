@@ -15,7 +15,7 @@ import torch
 from toylib.engine.checkpoint_seals import SEAL, checkpoints_in
 from toylib.labs.memory import Shape, has_bf16_units, ledger, peak, shape_of
 from toylib.models import load_model
-from toylib.preferences import first_line
+from toylib.preferences import DATA, first_line
 
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts the reader's Google Drive
@@ -176,3 +176,24 @@ def memory_advice(pairs):
             f"the GPU has too little memory for {pairs} pairs at once: {change}, or restart the runtime if other models "
             f"still fill it ({first_line(problem, 120)})"
         ) from None
+
+
+def gpu_results(folder=DATA / "results" / "gpu") -> dict:
+    """Return the tables that `python3 lab.py gpu` has left in `folder`, as DataFrames by title; {} if there are none.
+
+    A table's `attrs` hold what it was "measured" on (card, versions, date) and the step's other "facts", such as ratios.
+    Raises `ValueError` for what a rehearsal on a CPU has left.
+    """
+    import pandas
+
+    tables = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["rehearsal"]:
+            raise ValueError(f"{path} is of a rehearsal on a CPU: run `python3 lab.py gpu` where there is a GPU")
+        versions = (f"{name} {version}" for name, version in result["versions"].items() if version)
+        about = {"measured": f"{result['card']['name']}; {', '.join(versions)}; {result['date']}"}
+        for title, rows in result.get("tables", {}).items():
+            tables[title] = pandas.DataFrame(rows)
+            tables[title].attrs |= about | {"facts": result["facts"]}
+    return tables

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas
 
 from toylib.evaluation.held_out import HeldOut
+from toylib.evaluation.paired import win_interval, wins_of
 from toylib.plots.training import in_nats
 from toylib.preferences import DATA
 from toylib.replies import sample_replies
@@ -32,13 +33,10 @@ class Sweep(NamedTuple):
 
 
 def sweep_beta(
-    model,
-    tokenizer,
+    held_out: HeldOut,
     pairs,
     betas,
     *,
-    prompts,
-    intents,
     shown=(),
     eval_pairs=None,
     steps=120,
@@ -49,11 +47,10 @@ def sweep_beta(
 ) -> Sweep:
     """Train one policy for each of `betas` and `seeds` by `train_dpo`, and measure it after the steps `measured_at`.
 
-    Runs of one seed see the same batches in the same order, so only β differs. Quality is measured on `prompts` and
-    `intents` by `HeldOut`, at step 0 (`model` itself), at `measured_at` and after the last step. Replies to `shown`
-    are kept. An interrupt keeps the runs that are complete.
+    The model is that of `held_out`, which measures quality on its prompts: at step 0 (the model itself), at
+    `measured_at` and after the last step. Runs of one seed see the same batches in the same order, so only β differs.
+    Replies to `shown` are kept. An interrupt keeps the runs that are complete.
     """
-    held_out = HeldOut(model, tokenizer, prompts, intents)
     tables = {name: [] for name in TABLES}
     runs = [(seed, beta) for seed in seeds for beta in betas]
     how = {"learning_rate": learning_rate, "steps": steps, "batch_size": batch_size, "eval_pairs": eval_pairs}
@@ -90,6 +87,20 @@ def _one_run(held_out, pairs, how, measured_at, shown):
     texts = sample_replies(policy, tokenizer, shown, seed=3 + how["seed"]).texts if shown else []
     replies = [where | {"step": steps, "prompt": prompt, "reply": t} for prompt, t in zip(shown, texts, strict=True)]
     return [curves.assign(**where)[[*where, *curves.columns]]], quality, replies
+
+
+def seed_means(quality) -> pandas.DataFrame:
+    """Average a sweep's `quality` over seeds: one row per β and step.
+
+    `win_low` and `win_high` become the 95 % interval of the win rate over prompts and seeds.
+    """
+    rows = []
+    for (beta, step), runs in quality.groupby(["beta", "step"]):
+        row = {"beta": beta, "step": step}
+        row |= runs.drop(columns=["beta", "step", "seed"]).mean(numeric_only=True).to_dict()
+        interval = win_interval({i: wins_of(text) for i, text in enumerate(runs["wins"])})
+        rows.append(row | {"win": interval.mean, "win_low": interval.low, "win_high": interval.high})
+    return pandas.DataFrame(rows)
 
 
 def load_sweep(name="beta") -> Sweep:

@@ -1,6 +1,6 @@
 """Figures: numbers in, a matplotlib `Figure` out. `style` is shared; then one file per subject."""
 
-from toylib.plots.style import COLORS, LINES, PLATE, WORDS, few_colors, new_figure, panel_grid, png, show
+from toylib.plots.style import COLORS, LINES, PLATE, WORDS, few_colors, new_figure, panel_grid, png, show, shown
 from toylib.plots.tokens import data_flow, token_strip
 from toylib.plots.training import log_ratios
 
@@ -16,5 +16,6 @@ __all__ = [
     "panel_grid",
     "png",
     "show",
+    "shown",
     "token_strip",
 ]

@@ -24,24 +24,26 @@ TITLES = {
     "win": "win rate",
     "fluent": "fluent",
     "on_topic": "on topic",
-    "words": "words a reply",
+    "words": "words per reply",
 }
 
 
-def beside(runs, columns, logarithmic=()):
+def run_curves(runs, columns, symlog=(), title=""):
     """Draw one panel per column of the logs, with the right run and the broken runs in each.
 
     `runs` is a dict of label → DataFrame indexed by step, the right run first, at most four. A column that is measured
-    at a few steps only (NaN between) is drawn with markers. Columns in `logarithmic` get such an axis (symmetric, linear
-    within 1), which their title says.
+    at a few steps only (NaN between) is drawn with markers. Columns in `symlog` get a logarithmic axis that is linear
+    within ±1, with ticks there, which their title says. `title` is a sentence above all panels.
     """
     figure, axes = panel_grid(len(columns))
+    if title:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
     last = max(history.index[-1] for history in runs.values())
     for axis, column in zip(axes, columns, strict=True):
         for (label, history), style in zip(runs.items(), RUNS[: len(runs)], strict=True):
             draw_run(axis, history, column, label=plain(label), **style)
-        finish_panel(axis, column, last, column in logarithmic)
-        mark = ", log axis" if column in logarithmic else ""
+        finish_panel(axis, column, last, column in symlog)
+        mark = ", log axis" if column in symlog else ""
         axis.set_title(plain(TITLES.get(column, column)) + mark, loc="left", fontsize=9)
         axis.set_xlabel("step", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -49,10 +51,10 @@ def beside(runs, columns, logarithmic=()):
     return figure
 
 
-def patients(runs, columns, logarithmic=()):
+def curves_by_run(runs, columns, symlog=()):
     """Draw a row of panels per run and a panel per column of its log, with one scale per column.
 
-    `runs` is a dict of label → DataFrame indexed by step; the rest is as for `beside`.
+    `runs` is a dict of label → DataFrame indexed by step; the rest is as for `run_curves`.
     """
     figure = styled_figure(8.6, 1.05 * len(runs) + 0.5)
     axes = figure.subplots(len(runs), len(columns), sharex=True, sharey="col", squeeze=False)
@@ -61,9 +63,9 @@ def patients(runs, columns, logarithmic=()):
         row[0].set_ylabel(plain(label), rotation=0, fontsize=13, fontweight="bold", labelpad=14, va="center")
         for axis, column in zip(row, columns, strict=True):
             draw_run(axis, one, column, color=COLORS["ink"], linestyle="-")
-            finish_panel(axis, column, last, column in logarithmic, labelsize=7)
+            finish_panel(axis, column, last, column in symlog, labelsize=7)
     for top, bottom, column in zip(axes[0], axes[-1], columns, strict=True):
-        mark = " (log)" if column in logarithmic else ""
+        mark = " (log)" if column in symlog else ""
         top.set_title(plain(TITLES.get(column, column)) + mark, loc="left", fontsize=9)
         bottom.set_xlabel("step", fontsize=9)
     return figure
@@ -77,17 +79,22 @@ def draw_run(axis, history, column, marker=None, **look):
         axis.plot(values.index, values, ms=5, lw=2.0 if sparse else 1.3, marker=marker if sparse else None, **look)
 
 
-def finish_panel(axis, column, last, logarithmic, labelsize=8):
+def finish_panel(axis, column, last, symlog, labelsize=8):
     """Set the scale and the range of steps, and draw the level at which the column starts."""
     if column in SCALE:
         axis.axhline(SCALE[column], color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
-    if logarithmic:
+    if symlog:
         axis.set_yscale("symlog", linthresh=1)
+        reach = max(abs(limit) for limit in axis.get_ylim())
+        marks = [10.0**power for power in range(max(1, math.ceil(math.log10(max(reach, 1.1)))))]
+        low, high = axis.get_ylim()
+        axis.set_yticks([mark for mark in (*(-m for m in reversed(marks)), 0, *marks) if low <= mark <= high])
+        axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xlim(0, 1.04 * last)
     axis.tick_params(labelsize=labelsize)
 
 
-def strips(groups, xlabel, linear=1e-4):
+def dot_rows(groups, xlabel, linear=1e-4):
     """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
     for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
@@ -118,33 +125,33 @@ def bars(table):
     return figure
 
 
-def flips(plain_dpo, methods):
-    """Left: what flipped labels do to plain DPO. Right: what is said to help, at equal steps and at equal KL.
+def flips(by_share, remedies, title=""):
+    """Left: plain DPO by share of flipped labels. Right: what each remedy adds to it, with 95 % intervals.
 
-    `plain_dpo`: DataFrame indexed by the share flipped, columns `win` and `clean` (accuracy on clean pairs), each with its
-    lowest and highest seed, `win_low`, …. `methods`: DataFrame indexed by method with `steps`, `kl` (win rates at equal
-    steps and KL) and their lowest and highest seed, `steps_low`, ….
+    `by_share`: a DataFrame indexed by the share flipped, with the win rates `steps` (at equal steps) and `kl` (at equal
+    KL), each with `_low` and `_high`, and `clean`, the accuracy on clean pairs. `remedies`: indexed by method, with
+    differences in win rate from plain DPO under the same names.
     """
-    figure, axes = new_figure(columns=3, height=3.4, width=10.0, gridspec_kw={"width_ratios": [1.1, 1, 1]})
-    for column, label, style in (("win", "win rate", RUNS[0]), ("clean", "accuracy on clean pairs", RUNS[2])):
-        low, high = (plain_dpo[column] - plain_dpo[f"{column}_low"], plain_dpo[f"{column}_high"] - plain_dpo[column])
-        axes[0].errorbar(100 * plain_dpo.index, plain_dpo[column], [low, high], label=label, ms=5, capsize=3, **style)
-    axes[0].axhline(0.5, color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
-    axes[0].set_xlabel("labels flipped, %")
-    axes[0].set_title("plain DPO", loc="left", fontsize=10)
-    axes[0].legend(fontsize=8)
-    names = [plain(name) for name in methods.index]
-    for axis, column, title in ((axes[1], "steps", "win rate, equal steps"), (axes[2], "kl", "win rate, equal KL")):
-        for row, (_, line) in enumerate(methods.iterrows()):
-            style = RUNS[0] if row == 0 else RUNS[1]
-            spread = [[line[column] - line[f"{column}_low"]], [line[f"{column}_high"] - line[column]]]
-            axis.errorbar(
-                line[column], -row, xerr=spread, color=style["color"], marker=style["marker"], ms=6, capsize=3
-            )
-        axis.set_title(title, loc="left", fontsize=10)
-        axis.set_ylim(0.6 - len(methods), 0.6)
-        axis.set_yticks([-row for row in range(len(methods))], names if column == "steps" else [])
-    both = [limit for axis in axes[1:] for limit in axis.get_xlim()]
-    for axis in axes[1:]:
-        axis.set_xlim(min(both), max(both))
+    figure, (left, right) = new_figure(columns=2, height=3.6, gridspec_kw={"width_ratios": [1.2, 1]})
+    if title:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
+    looks = {"steps": ("equal steps", RUNS[0]), "kl": ("equal KL", RUNS[1])}
+    for column, (label, style) in looks.items():
+        for axis, table in ((left, by_share), (right, remedies)):
+            away = abs(table[[f"{column}_low", f"{column}_high"]].sub(table[column], axis=0)).T.to_numpy()
+            if axis is left:
+                axis.errorbar(100 * table.index, table[column], away, label=f"win rate, {label}", capsize=3, **style)
+            else:
+                places = [-row + (0.14 if column == "steps" else -0.14) for row in range(len(table))]
+                look = {"color": style["color"], "marker": style["marker"], "ls": "", "capsize": 3, "label": label}
+                axis.errorbar(table[column], places, xerr=away, **look)
+    left.plot(100 * by_share.index, by_share["clean"], label="clean pairs ranked right", **RUNS[2])
+    left.axhline(0.5, color=COLORS["ink"], lw=0.8, ls=(0, (1, 3)))
+    left.set_xlabel("labels flipped, %")
+    left.legend(fontsize=8, loc="lower left")
+    right.axvline(0, color=COLORS["ink"], lw=0.8)
+    right.set_yticks([-row for row in range(len(remedies))], [plain(name) for name in remedies.index])
+    right.set_ylim(0.6 - len(remedies), 0.6)
+    right.set_xlabel("win rate, difference from plain DPO")
+    right.legend(fontsize=8)
     return figure

@@ -48,10 +48,10 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
     _write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
     right.axvline(0, color=ink, linewidth=1)
     numbers = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    left.set_title("Where the two models put each reply", loc="left")
+    left.set_title("Each arrow leads from reference to policy", loc="left")
     left.set_xlabel("log-prob (nats)")
     left.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
-    right.set_title("How far each reply moved", loc="left")
+    right.set_title("Δ is the distance between the tips", loc="left")
     right.set_xlabel("log-ratio = policy − reference (nats)")
     right.set_xlim(min(*tips, 0) - 0.4, max(*tips, 0) + 0.4)
     for axis in (left, right):

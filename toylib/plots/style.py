@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import html
 import io
 import math
 
@@ -122,4 +124,15 @@ def show(figure, alt: str) -> None:
     """Display the figure with `alt`, a sentence that says what it shows to who cannot see it."""
     from IPython.display import display
 
-    display({"image/png": png(figure), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+    bundle, metadata = shown(png(figure), alt)
+    display(bundle, metadata=metadata, raw=True)
+
+
+def shown(picture: bytes, alt: str) -> tuple[dict, dict]:
+    """Return a PNG with its alternative text as an output's data and metadata.
+
+    JupyterLab drops the alternative text of a plain PNG, so the picture is there as HTML too while a notebook runs.
+    """
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    image = f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%; height: auto">'
+    return {"text/html": image, "image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}}

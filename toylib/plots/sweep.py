@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from toylib.plots.style import COLORS, LINES, PLATE, new_figure, styled_figure
 
 MARKERS = "osD^vP*X<>hd"
-KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats a reply"}
+KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats per reply"}
 FAINT = "#B9B6AC"
 
 
@@ -29,7 +29,7 @@ def look_of(betas) -> dict:
 
 def mean_over_seeds(table):
     """Return the numeric columns of a sweep's table, averaged over seeds, indexed by β and step."""
-    return table.drop(columns="seed").groupby(["beta", "step"]).mean(numeric_only=True)
+    return table.drop(columns="seed", errors="ignore").groupby(["beta", "step"]).mean(numeric_only=True)
 
 
 def plain_log(axis, which="x", ticks=()):
@@ -53,7 +53,7 @@ def first_steps(curves, until=40) -> Figure:
         ends.append((line.iloc[-1], beta))
     label_ends(axis, until, ends)
     axis.set(xlim=(1, until * 1.18), xlabel="step", ylabel="mean Δ of the batch, nats")
-    axis.set_title("Nearly one line at first; β parts them later", loc="left")
+    axis.set_title("All β follow one line at first and part later", loc="left")
     return figure
 
 
@@ -68,10 +68,12 @@ def label_ends(axis, x, ends):
     axis.set_ylim(low, max(high, last + room))
 
 
-def by_beta(final) -> Figure:
-    """KL, win rate, and fluency with right facts, against β, after the last step: `final` has one row a β and seed."""
+def by_beta(means, final) -> Figure:
+    """Draw KL, win rate, and shares of fluent and right replies against β, after the last step.
+
+    `means` is indexed by β, with `win_low` and `win_high`; `final` has one row per β and seed.
+    """
     figure, axes = new_figure(columns=3, width=10.0, height=3.2)
-    means = final.drop(columns="seed").groupby("beta").mean(numeric_only=True)
     ink = COLORS["ink"]
     axes[0].plot(means.index, means["kl"], "-", color=ink)
     axes[0].plot(final["beta"], final["kl"], "o", ms=4, color=ink)
@@ -126,7 +128,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
     axis.set(**KL_AXIS, ylabel="win rate over the reference")
     axis.margins(x=0.08)
     plain_log(axis, "x", [0.1, 0.3, 1, 3, 10, 30])
-    axis.set_title("Every run starts at the left; its last step is the large mark", loc="left")
+    axis.set_title("All β follow one curve and stop at different places; the large mark is the last step", loc="left")
     return figure
 
 
@@ -139,8 +141,9 @@ def lab_axes(columns, width, height):
 def lab_curves(axis, steps) -> dict:
     """What stands still in the panel of log-ratios; and, still empty, the lines that `show_curves` fills."""
     axis.axhline(0, color=COLORS["ink"], lw=0.8)
-    axis.set(xlim=(0, 1.02 * steps), xlabel="step", yscale="symlog", ylim=(-400, 4))
-    axis.set_yticks([-300, -100, -30, -10, -3, 0, 3], ["−300", "−100", "−30", "−10", "−3", "0", "3"])
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set(xlim=(0, 1.02 * steps), xlabel="step", ylim=(-400, 4))
+    axis.set_yticks([-100, -10, -1, 0, 1], ["−100", "−10", "−1", "0", "1"])
     axis.yaxis.minorticks_off()
     return {name: axis.plot([], [], LINES[name], color=COLORS[name], label=name)[0] for name in ("chosen", "rejected")}
 
@@ -184,7 +187,7 @@ def lab_grid(curves, quality, betas) -> Figure:
         show_curves(lab_curves(above, curves.index.unique("step").max()), curves.loc[beta])
         show_path(lab_frontier(below, quality), quality.loc[beta])
         above.set_title(f"β = {beta:g}", loc="left")
-        below.set_xlabel("KL, nats a reply")
+        below.set_xlabel("KL, nats per reply")
     rows[0][0].set_ylabel("log-ratio, nats")
     rows[1][0].set_ylabel("win rate")
     rows[0][0].legend(loc="lower left", fontsize=8)
@@ -199,7 +202,7 @@ def overfit(curves, quality, beta) -> Figure:
     left.plot(run.index, run["margin"], LINES["margin"], color=COLORS["margin"], label="training pairs")
     left.plot(held_out.index, held_out, "-", color=COLORS["ink"], marker="o", ms=4, label="held-out pairs")
     left.set(xlabel="step")
-    left.set_title("margin Δ, nats: rising", loc="left")
+    left.set_title("The margin Δ keeps rising, nats", loc="left")
     left.legend()
     path = mean_over_seeds(quality[quality["beta"] == beta]).loc[beta]
     for name, style, mark, label in (
@@ -209,6 +212,6 @@ def overfit(curves, quality, beta) -> Figure:
     ):
         right.plot(path.index, path[name], style, marker=mark, ms=5, color=COLORS["ink"], label=label)
     right.set(xlabel="step", ylim=(0, 1.05))
-    right.set_title("its replies: better, then worse", loc="left")
+    right.set_title("The replies get better, then worse", loc="left")
     right.legend(loc="lower center")
     return figure

@@ -10,23 +10,6 @@ from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
 STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
 
 
-def climb(steps, rewards, costs) -> Figure:
-    """Expected reward, the leash's price β·KL, and what is left (their difference) over the steps of an ascent."""
-    figure, (axis,) = new_figure()
-    left = [reward - cost for reward, cost in zip(rewards, costs, strict=True)]
-    lines = (
-        (rewards, ":", COLORS["other"], "expected reward"),
-        (costs, "--", COLORS["grey"], "price of the leash, β·KL"),
-        (left, "-", COLORS["ink"], "reward − price"),
-    )
-    for values, line, color, text in lines:
-        axis.plot(steps, values, line, color=color)
-        axis.annotate(text, (steps[-1], values[-1]), (8, 0), textcoords="offset points", va="center")
-    axis.set(xlim=(0, steps[-1] * 1.4), xticks=range(0, steps[-1] + 1, 10), xlabel="gradient step")
-    axis.set_title("The objective climbs and levels off", loc="left")
-    return figure
-
-
 def closed_forms(names, reference, optima, example=0) -> Figure:
     """Draw a panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
 
@@ -36,81 +19,55 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
     rows = range(len(names))
     colors = [COLORS["example"] if row == example else COLORS["other"] for row in rows]
     for axis, (beta, probabilities) in zip(axes, optima.items(), strict=True):
-        axis.barh(rows, probabilities, height=0.62, color=colors, label="optimum π*")
+        axis.barh(rows, probabilities, height=0.62, color=colors)
         outline = {"height": 0.82, "facecolor": "none", "edgecolor": COLORS["ink"], "linewidth": 1.2}
-        axis.barh(rows, reference, linestyle="--", label="reference", **outline)
+        axis.barh(rows, reference, linestyle="--", **outline)
         axis.set_title(f"β = {beta:g}", loc="left")
-        axis.set_xlabel("probability")
+        axis.set_xlabel("probability\n(dashed: the reference)")
         axis.grid(axis="y", visible=False)
         axis.set_axisbelow(True)
     axes[0].set_yticks(list(rows), [plain(name) for name in names])
     axes[0].invert_yaxis()
-    legend = axes[0].legend(loc="lower right", fontsize=9, handlelength=1.2)
-    legend.legend_handles[0].set_facecolor(COLORS["other"])
+    figure.suptitle("A high β stays with the reference, a low β follows the reward", x=0.01, ha="left", fontsize=11)
     return figure
 
 
-def implicit_rewards(rewards, implicit) -> Figure:
-    """Draw implicit reward against true reward, a line for each β of `implicit` (dict β → values)."""
+def kl_by_beta(curve, minimisers) -> Figure:
+    """Draw KL to the reference against β: the closed form as a curve, DPO's minimisers as dots; both `(betas, kls)`."""
     figure, (axis,) = new_figure(width=6.4)
-    for (beta, values), (color, line) in zip(implicit.items(), STEADY, strict=False):
-        axis.plot(rewards, values, line, marker="o", ms=5, color=color)
-        text = f"  β = {beta:g}"
-        axis.annotate(text, (max(rewards), max(values)), (4, 0), textcoords="offset points", va="center")
-    axis.plot([-1.7, 1.7], [-1.7, 1.7], color=COLORS["margin"], lw=0.8)
-    axis.annotate("equal", (-0.9, -0.9), (-30, 8), textcoords="offset points", color=WORDS["margin"])
-    axis.set(xlabel="true reward r", ylabel="implicit reward β·log-ratio", xlim=(-1.8, 2.7))
-    axis.set_title("Same slope, shifted: the shift is −β·log Z", loc="left")
-    return figure
-
-
-def preference_shares(differences, shares, example) -> Figure:
-    """The share of sampled comparisons that the better reply won, by reward difference, on the curve of σ.
-
-    `example` is the index of the pair that gets the worked example's colour.
-    """
-    import numpy as np
-
-    figure, (axis,) = new_figure(width=6.4)
-    x = np.linspace(0, 1.08 * max(differences), 200)
-    axis.plot(x, pair_values(x, 1.0)[0], color=COLORS["ink"], label="σ(difference)")
-    axis.plot(differences, shares, "o", color=COLORS["other"], mec=COLORS["ink"], label="counted, one dot a pair")
-    where = (differences[example], shares[example])
-    axis.plot(*where, "s", ms=9, color=COLORS["example"], mec=COLORS["ink"], label="the worked pair")
-    axis.set(xlabel="reward of the better − reward of the worse", ylabel="share won by the better", ylim=(0.45, 1.02))
-    axis.legend(loc="lower right")
-    return figure
-
-
-def leash_by_beta(curve, minimisers) -> Figure:
-    """KL to the reference against β: the closed form as a curve, DPO's minimisers as dots; both `(betas, kls)`."""
-    figure, (axis,) = new_figure(width=6.4)
-    axis.plot(*curve, color=COLORS["ink"], label="closed form of reward − β·KL")
-    axis.plot(*minimisers, "o", ms=8, mfc="none", mew=2, color=COLORS["margin"], clip_on=False, label="where DPO ends")
+    axis.plot(*curve, color=COLORS["ink"])
+    axis.plot(*minimisers, "o", ms=8, mfc="none", mew=2, color=COLORS["margin"], clip_on=False)
     axis.set(xscale="log", xlabel="β", ylabel="KL to the reference, nats", ylim=(0, None))
     axis.set_xticks([0.1, 0.5, 1, 5, 20], ["0.1", "0.5", "1", "5", "20"])
     axis.minorticks_off()
-    axis.legend()
+    middle = len(curve[0]) // 2
+    where, above = (curve[0][middle], curve[1][middle]), {"textcoords": "offset points", "bbox": PLATE}
+    axis.annotate("curve: optimum of reward − β·KL", where, (14, 26), color=COLORS["ink"], **above)
+    axis.annotate("dots: where DPO ends", where, (14, 10), color=WORDS["margin"], **above)
+    axis.set_title("DPO with soft labels ends at the optimum, at every β", loc="left")
     return figure
 
 
-def no_end(steps, gaps, kls, betas, soft_gap, ceiling) -> Figure:
-    """Gap Δ and KL to the reference over steps, one line a β, where labels are hard; on logarithmic steps.
+def no_end(steps, margins, kls, names, ceiling) -> Figure:
+    """Draw margin Δ and KL to the reference over gradient steps, both in nats, a line for each run of `names`.
 
-    `gaps` and `kls` have a list for each β. `soft_gap` is the control with soft labels; `ceiling` the largest KL there is.
+    `margins` and `kls` have a list for each run: three with hard labels, then a control. `ceiling` is the largest KL.
     """
     figure, (left, right) = new_figure(columns=2)
-    for gap, kl, beta, (color, line) in zip(gaps, kls, betas, STEADY, strict=True):
-        left.plot(steps, gap, line, color=color, label=f"β = {beta:g}")
-        right.plot(steps, kl, line, color=color, label=f"β = {beta:g}")
-    left.plot(steps, soft_gap, "-.", color=COLORS["margin"], label="soft labels, β = 0.5")
+    looks = (*STEADY, (COLORS["margin"], "-."))
+    words = (WORDS["other"], COLORS["grey"], COLORS["ink"], WORDS["margin"])
+    for run, (margin, kl, name, (color, line)) in enumerate(zip(margins, kls, names, looks, strict=True)):
+        left.plot(steps, margin, line, color=color)
+        right.plot(steps, kl, line, color=color)
+        place = (5, (0, 0, -5, 6)[run])  # the two lowest lines end close to each other
+        note = {"textcoords": "offset points", "va": "center", "color": words[run], "fontsize": 9}
+        left.annotate(name, (steps[-1], margin[-1]), place, **note)
     right.axhline(ceiling, color=COLORS["ink"], lw=0.8)
     right.annotate("one reply, always", (steps[0], ceiling), (0, 4), textcoords="offset points", fontsize=9)
-    left.set(xscale="log", yscale="log", xlabel="gradient step")
-    right.set(xscale="log", yscale="log", xlabel="gradient step", ylim=(1e-5, 12))
-    left.set_title("Δ of the worked pair, nats", loc="left")
-    right.set_title("KL to the reference, nats", loc="left")
-    left.legend(fontsize=9)
+    left.set(xscale="log", xlabel="gradient step", ylabel="Δ of the worked pair, nats")
+    right.set(xscale="log", xlabel="gradient step", ylabel="KL to the reference, nats", ylim=(0, 1.15 * ceiling))
+    left.set_title("With hard labels the margin never stops", loc="left")
+    right.set_title("KL rises towards that of a single reply", loc="left")
     return figure
 
 
@@ -124,35 +81,15 @@ def pull_by_gap(betas, pairs, beta, example=2.2) -> Figure:
     figure, (axis,) = new_figure()
     deltas = np.linspace(-10, 10, 401)
     for one, (color, line) in zip(betas, STEADY, strict=True):
-        axis.plot(deltas, pair_values(deltas, one)[2], line, color=color, label=f"β = {one:g}")
+        axis.plot(deltas, pair_values(deltas, one)[2], line, color=color)
+        start = (deltas[0], float(pair_values(deltas[0], one)[2]))
+        axis.annotate(f"β = {one:g}", start, (2, 5), textcoords="offset points")
     for delta in pairs:
         weight = float(pair_values(delta, beta)[2])
         color = COLORS["example"] if delta == example else COLORS["other"]
         axis.plot(delta, weight, "o", ms=8, color=color, mec=COLORS["ink"], zorder=3)
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
         axis.annotate(f"{weight:.3f}", (delta, weight), place, textcoords="offset points", bbox=PLATE)
-    axis.set(xlabel="Δ of the pair, nats   (wrong order ← 0 → right order)", ylabel="weight β·σ(−βΔ)")
-    axis.set_title("Pairs right by many 1/β count little", loc="left")
-    axis.legend()
-    return figure
-
-
-def weight_and_loss(betas, deltas, peak) -> Figure:
-    """Weight β·σ(−βΔ) and loss −log σ(βΔ) against β, for three values of Δ; `peak` is `(β, weight)` of the first."""
-    import numpy as np
-
-    figure, (left, right) = new_figure(columns=2)
-    betas = np.asarray(betas)
-    roles = ((COLORS["example"], "-"), (COLORS["grey"], "--"), (COLORS["ink"], "-."))
-    for delta, (color, line) in zip(deltas, roles, strict=True):
-        look = {"color": color, "ls": line, "label": f"Δ = {delta:g}".replace("-", "−")}
-        left.plot(betas, pair_values(delta, betas)[2], **look)
-        right.plot(betas, pair_values(delta, betas)[1], **look)
-    left.plot(*peak, "o", ms=8, color=COLORS["example"], mec=COLORS["ink"])
-    left.annotate(f"peak at β = {peak[0]:.2f}", peak, (4, 10), textcoords="offset points", color=WORDS["example"])
-    left.set(xlabel="β", ylim=(0, 1), xlim=(0, betas[-1]))
-    right.set(xlabel="β", ylim=(0, 2), xlim=(0, betas[-1]))
-    left.set_title("how hard the pair pulls, β·σ(−βΔ)", loc="left")
-    right.set_title("what a slider shows: the loss", loc="left")
-    left.legend(fontsize=9, loc="upper left")
+    axis.set(xlabel="Δ of the pair, nats   (ranked wrong ← 0 → ranked right)", ylabel="weight β·σ(−βΔ)")
+    axis.set_title("Pairs that are ranked right by many 1/β count little", loc="left")
     return figure

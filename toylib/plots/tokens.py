@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from toylib.plots.pair import pair_values
@@ -30,12 +31,40 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
             color, text = _difference_look(value, abs(low)) if difference else _log_prob_look(value, low)
             axis.add_patch(Rectangle((x, y - 0.18), width - 0.12, 0.46, facecolor=color, edgecolor="#888888", lw=0.6))
             middle = {"ha": "center", "va": "center"}
-            axis.text(x + width / 2 - 0.06, y + 0.05, plain(_visible(token)), family=MONO, **middle)
+            axis.text(x + width / 2 - 0.06, y + 0.05, plain(visible(token)), family=MONO, **middle)
             axis.text(x + width / 2 - 0.06, y - 0.34, text, fontsize=8, **middle)
             x += width
     axis.set_xlim(-0.2 * widest, widest)
     axis.set_ylim(-len(rows) + 0.4, 0.5)
     axis.set_title(plain(title), loc="left")
+    axis.axis("off")
+    return figure
+
+
+def shift_and_mask(tokens, mask, logps):
+    """Draw one sequence as the loss sees it: the tokens read, under each the next one, its mask and its log-prob in nats.
+
+    `tokens` and `mask` (1 where scored) have one entry per position, `logps` one for each position but the first.
+    """
+    figure, (axis,) = new_figure(height=2.5)
+    columns = list(zip(tokens[:-1], tokens[1:], mask[1:], logps, strict=True))
+    names = ("read", "predict", "mask", "log-prob")
+    x, middle = 0.0, {"ha": "center", "va": "center"}
+    for read, predicted, scored, logp in columns:
+        width = _token_width(max(read, predicted, key=len))
+        color = COLORS["other"] if scored else "#E8E6DF"
+        for row, (text, fill) in enumerate(((read, "#FFFFFF"), (predicted, color))):
+            axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
+            axis.text(x + width / 2 - 0.06, -row, plain(visible(text)), family=MONO, fontsize=9, **middle)
+        axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
+        value = f"{round(logp, 2) + 0.0:.2f}".replace("-", "−") if scored else "·"
+        axis.text(x + width / 2 - 0.06, -3, value, fontsize=9, **middle)
+        x += width
+    for row, name in enumerate(names):
+        axis.text(-0.6, -row, name, ha="right", va="center", fontweight="bold")
+    axis.set_xlim(-0.16 * x, x)
+    axis.set_ylim(-3.5, 0.5)
+    axis.set_title("Every column predicts the next token, but only the reply counts", loc="left")
     axis.axis("off")
     return figure
 
@@ -54,14 +83,15 @@ def _difference_look(value, most):
 
 
 def _token_width(token, least=4):
-    return 0.55 * max(least, len(_visible(token))) + 0.6
+    return 0.55 * max(least, len(visible(token))) + 0.6
 
 
 def _line(text):
     return text.strip().replace("\n", "⏎")
 
 
-def _visible(token):
+def visible(token) -> str:
+    """Return a token with its blanks and line breaks to be seen."""
     return token.replace(" ", "␣").replace("\n", "⏎")
 
 
@@ -119,3 +149,76 @@ def _arrow(axis, start, end, color=COLORS["ink"], **look):
 
 def _minus(text):
     return re.sub(r"-(?=\d)", "−", text)
+
+
+def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
+    """Return a figure of one reply, token by token, and what `move_to_target` moves in it.
+
+    Args:
+        tokens: the texts of prompt and reply, in their order.
+        logps: the log-prob (nats) of each token but the first, read from the row of logits before it.
+        start: the position of the reply's first token.
+    """
+    figure, (axis,) = new_figure(height=3.6, width=9.6)
+    pairs = zip(tokens, [*tokens[1:], ""], strict=True)
+    widths = [0.6 * max(3, len(visible(token)), len(visible(target))) + 0.5 for token, target in pairs]
+    lefts = [sum(widths[:at]) for at in range(len(tokens))]
+    for row, label in enumerate(("row of logits at", "target, one later")):
+        axis.text(-0.8, 2.5 - 1.5 * row, label, ha="right", va="center")
+    boxes = [[], []]
+    for at, token in enumerate(tokens):
+        for row, name in enumerate((token, tokens[at + 1] if at + 1 < len(tokens) else None)):
+            if name is None:
+                continue
+            scored = row == 1 and at + 1 >= start
+            look = {
+                "facecolor": _mix("#FFFFFF", COLORS["other"], 0.45) if scored else "#FFFFFF",
+                "edgecolor": "#888888",
+            }
+            box = Rectangle((lefts[at], 2.2 - 1.5 * row), widths[at] - 0.12, 0.6, lw=0.6, **look)
+            axis.add_patch(box)
+            boxes[row].append(box)
+            middle = {"ha": "center", "va": "center", "fontsize": 8, "family": MONO}
+            axis.text(lefts[at] + widths[at] / 2 - 0.06, 2.5 - 1.5 * row, plain(visible(name)), **middle)
+        axis.text(lefts[at] + widths[at] / 2 - 0.06, 2.93, f"{at}", ha="center", fontsize=8, color=COLORS["ink"])
+    axis.set(xlim=(-0.2 * sum(widths), sum(widths)), ylim=(-1.5, 3.6))
+    axis.axis("off")
+    axis.set_title("Row t − 1 answers for token t; only the reply counts", loc="left")
+    here = {"facecolor": "none", "edgecolor": COLORS["example"], "lw": 2.4}
+    marks = [axis.add_patch(Rectangle((0, 0), 1, 0.6, **here)) for _ in range(2)]
+    (arrow,) = axis.plot([], [], color=COLORS["example"], marker="v", markevery=[1], ms=7)
+    note = axis.text(0, 0.2, "", va="center", color=WORDS["example"], fontweight="bold", fontsize=9)
+    sums = axis.text(0, -0.8, "", va="center", fontsize=10)
+    return figure, {
+        "tokens": tokens,
+        "logps": logps,
+        "start": start,
+        "boxes": boxes,
+        "artists": [*marks, arrow, note, sums],
+    }
+
+
+def nats(value) -> str:
+    """Return a log-prob with two decimals, a true minus sign, and no sign where it is 0."""
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def move_to_target(panels, position) -> float:
+    """Show the token at `position` as the target in a figure of `shift_panels`. Return the sum of the reply up to it."""
+    tokens, logps, start = panels["tokens"], panels["logps"], panels["start"]
+    *marks, arrow, note, sums = panels["artists"]
+    source, target = panels["boxes"][0][position - 1], panels["boxes"][1][position - 1]
+    for mark, box in zip(marks, (source, target), strict=True):
+        mark.set_bounds(*box.get_xy(), box.get_width(), box.get_height())
+    middle = source.get_x() + source.get_width() / 2
+    arrow.set_data([middle, middle], [source.get_y(), target.get_y() + 0.72])
+    scored = logps[start - 1 : position]
+    counts = "scored" if position >= start else "masked"
+    note.set_text(f"{plain(visible(tokens[position]))}: {nats(logps[position - 1])} nats, {counts}")
+    right = middle > 0.6 * panels["boxes"][0][-1].get_x()
+    note.set(x=source.get_x() + (source.get_width() if right else 0), ha="right" if right else "left")
+    terms = " + ".join(f"({nats(value)})" for value in scored)
+    sums.set_text(
+        f"sum of the reply so far: {terms} = {nats(sum(scored))}" if terms else "sum of the reply so far: nothing yet"
+    )
+    return float(sum(scored))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pandas
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, new_figure, panel_grid, plain
+from toylib.plots.style import COLORS, LINES, new_figure, panel_grid, plain, styled_figure
 
 PANELS = (  # title, the lines in it, the range it starts with
     ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
@@ -34,7 +35,7 @@ def in_nats(metrics, beta) -> dict:
 def training_panels(steps) -> tuple[Figure, dict]:
     """Five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
 
-    Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats a reply. The accuracy is
+    Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats per reply. The accuracy is
     the share of the batch with Δ > 0. Every axis is there from the start and doubles only when a line leaves it.
     """
     figure, axes = panel_grid(len(PANELS), width=7.8)
@@ -89,6 +90,35 @@ def log_ratios(histories):
         axis.set_xlabel("step")
     axes[0].set_ylabel("mean log-ratio, nats")
     axes[0].legend()
+    return figure
+
+
+def two_arms(table, title) -> Figure:
+    """Draw DPO and SFT side by side: log-ratios of held-out pairs over the steps, and win rate against KL.
+
+    `table` has `method` ("dpo" or "sft"), `seed`, `step`, `chosen` and `rejected` (log-ratios, nats), `kl` and `win`.
+    Lines are means over seeds, and small marks single seeds. `title` is a sentence.
+    """
+    figure = styled_figure(10.0, 3.6)
+    left, middle, right = axes = figure.subplots(1, 3)
+    middle.sharey(left)
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
+    looks = {"dpo": ("DPO", COLORS["ink"], "-", "o"), "sft": ("SFT", COLORS["amber"], "--", "s")}
+    for axis, (method, (label, color, line, marker)) in zip(axes, looks.items(), strict=False):
+        runs = table[table["method"] == method]
+        means = runs.groupby("step")[["chosen", "rejected", "kl", "win"]].mean()
+        start = pandas.DataFrame({"chosen": [0.0], "rejected": [0.0], "kl": [0.0], "win": [0.5]}, index=[0])
+        means = pandas.concat([start, means])
+        _plot_log_ratios(axis, means)
+        axis.set_title(f"{label}: log-ratios, nats", loc="left", fontsize=10)
+        axis.set_xlabel("step")
+        right.plot(means["kl"], means["win"], line, color=color, marker=marker, ms=6, label=label)
+        right.plot(runs["kl"], runs["win"], marker, color=color, ms=3, mfc="none")
+    left.legend(fontsize=9)
+    right.axhline(0.5, color=COLORS["ink"], lw=0.8, ls=":")
+    right.set_title("win rate against KL", loc="left", fontsize=10)
+    right.set_xlabel("KL to the reference, nats per reply")
+    right.legend(fontsize=9, loc="lower right")
     return figure
 
 

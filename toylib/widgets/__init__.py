@@ -1,5 +1,5 @@
-"""Live figures: `live` is the mechanism, then one file per widget."""
+"""Live figures: `live` is the mechanism, `kernel` shows what Python has to answer, then one file per widget."""
 
-from toylib.widgets.live import close, live_figure, readout, show_live, slider_for
+from toylib.widgets.live import live_figure, show_live
 
-__all__ = ["close", "live_figure", "readout", "show_live", "slider_for"]
+__all__ = ["live_figure", "show_live"]

@@ -6,7 +6,7 @@ import math
 
 from toylib import plots
 from toylib.plots import pair as plots_pair
-from toylib.widgets.live import live_figure, readout, show_live, slider_for
+from toylib.widgets.live import live_figure, show_live
 
 
 def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=False) -> None:
@@ -33,14 +33,13 @@ def beta_explorer(chosen_logratio=0.9, rejected_logratio=-1.3, beta=0.1, weight=
         entries = [f"β = {beta:g}", f"βΔ = {beta * delta:.4f}"]
         entries += [f"probability σ(βΔ) = {probability:.4f}", f"loss −log σ(βΔ) = {loss:.4f}"]
         entries += [f"σ(−βΔ) = {pull / beta:.4f}", f"weight β·σ(−βΔ) = {pull:.4f}"] if weight else []
-        return readout(*entries)
+        return entries
 
-    slider = slider_for(figure, positions, beta, "β")
     artists = [artist for panel in panels for artist in panel["artists"]]
-    box = live_figure(figure, artists, update, slider)
     betas = (0.1, 0.5, 1.0, 3.0) if weight else (0.05, 0.1, 0.5, 2.0)
     picture = plots.png(plots_pair.beta_grid(delta, betas, limit, ("loss", "weight") if weight else kinds))
-    show_live(box, picture, _beta_alt(delta, betas, weight))
+    alt = _beta_alt(delta, betas, weight)
+    show_live(live_figure(figure, artists, update, positions, beta, "β", alt), picture, alt)
 
 
 def _beta_alt(delta, betas, weight) -> str:

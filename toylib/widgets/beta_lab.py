@@ -7,7 +7,7 @@ import re
 
 from toylib import plots
 from toylib.plots import sweep as plots_sweep
-from toylib.widgets.live import live_figure, readout, show_live, slider_for
+from toylib.widgets.live import live_figure, show_live
 
 STATIC = (0.02, 0.1, 0.5, 5.0)  # the picture for pages without a kernel shows those that were trained
 CONTROLS = dict.fromkeys([*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
@@ -35,21 +35,21 @@ def beta_lab(sweep, beta=0.1) -> None:
     def update(beta):
         plots_sweep.show_curves(lines, curves.loc[beta])
         plots_sweep.show_path(parts, quality.loc[beta])
-        return describe(beta, curves.loc[beta], quality.loc[beta]) + reply_table(replies[beta])
+        return describe(beta, curves.loc[beta], quality.loc[beta])
 
     update(beta)
     left.legend(loc="lower left")
-    slider = slider_for(figure, betas, beta, "β")
-    box = live_figure(figure, [*lines.values(), *parts.values()], update, slider)
     shown = [b for b in STATIC if b in betas] or betas[:4]
     alt = "The β lab. " + " ".join(sentence(b, curves.loc[b], quality.loc[b]) for b in shown)
-    show_live(box, plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, shown)), alt)
+    artists = [*lines.values(), *parts.values()]
+    live = live_figure(figure, artists, update, betas, beta, "β", alt, lambda one: reply_table(replies[one]))
+    show_live(live, plots.png(plots_sweep.lab_grid(sweep.curves, sweep.quality, shown)), alt)
 
 
-def describe(beta, curves, path) -> str:
-    """Return the numbers of the policy after its last step, as HTML."""
+def describe(beta, curves, path) -> list[str]:
+    """Return the numbers of the policy after its last step."""
     last = path.iloc[-1]
-    return readout(
+    return [
         f"β = {beta:g}",
         f"Δ = {curves['margin'].iloc[-5:].mean():.1f} nats",
         f"KL = {last['kl']:.2f} ± {last['kl_error']:.2f} nats",
@@ -57,17 +57,17 @@ def describe(beta, curves, path) -> str:
         f"fluent {last['fluent']:.2f}",
         f"facts right {last['facts']:.2f}",
         f"{last['words']:.0f} words",
-    )
+    ]
 
 
-def reply_table(replies) -> str:
-    """Return what this policy says to the same customers, as an HTML table. A long word does not widen it."""
+def reply_table(replies, agent="Agent, at this β") -> str:
+    """Return replies to the same customers as an HTML table, headed `agent`. A long word does not widen it."""
     messages = replies["prompt"].str.removeprefix("Customer: ").str.removesuffix("\nAgent:")
     rows = "".join(
         f'<tr><td style="padding-right: 1em">{shown_text(prompt)}</td><td>{shown_text(reply) or "(nothing)"}</td></tr>'
         for prompt, reply in zip(messages, replies["reply"], strict=True)
     )
-    head = '<tr style="text-align: left"><th style="width: 40%">Customer</th><th>Agent, at this β</th></tr>'
+    head = f'<tr style="text-align: left"><th style="width: 40%">Customer</th><th>{agent}</th></tr>'
     look = "table-layout: fixed; width: 100%; overflow-wrap: anywhere; line-height: 1.35; margin: 0.6em 0"
     return f'<table style="{look}">{head}<tbody style="vertical-align: top">{rows}</tbody></table>'
 

@@ -1,88 +1,157 @@
-"""Live figures around `plots`: a slider, a picture that follows it, and a static picture for pages without a kernel.
+"""Live figures without a kernel: a slider in the page, a picture that follows it, and one whole picture where no script runs.
 
-We use only core widgets that ipywidgets 7.7 and 8 share. A figure is laid out once. What changes is drawn in advance for
-every position of the slider, as a transparent layer of a few kilobytes. The page then changes layers without asking the
-kernel, so the figure follows the slider at once, even while the kernel is training.
+A figure is laid out once. What changes is drawn in advance for every position of the slider, as a transparent layer of a
+few kilobytes. All of it is one HTML output: a native slider, the layers as images, and two short handlers in attributes.
+The page changes layers by itself, in every notebook and on a web page, the next day too. Where a page may not run scripts,
+in a notebook that is not trusted, the handler that shows the slider does not run and the whole picture stays.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import io
-import time
 
 from toylib import plots
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-SECONDS_BETWEEN_MOVES = 0.1  # the page waits for the answer to one move before it sends the next, and draws meanwhile
-_open: dict[str, tuple[str, list]] = {}  # notebook cell -> its last run and the live figures which that run made
+NARROW = 600  # px, what a picture is never shrunk below: on a phone it scrolls in its box
 
 
-def live_figure(figure, artists, update, slider):
-    """Return a `VBox` in which a picture of `figure` and its numbers follow `slider`, a `SelectionSlider`.
+def live_figure(figure, artists, update, values, value, name, alt, below=None) -> str:
+    """Return a live picture of `figure` as HTML: a slider through `values` at `value`, the picture, and its numbers.
 
-    `update(value)` changes `artists` and returns the numbers as HTML. It is called here once per option of the slider,
-    and not later. It must not change axis limits, because everything that is not in `artists` is drawn only once. The
-    numbers stand under the picture, so that they cannot move it. A screen reader reads a second, invisible copy.
+    Args:
+        figure: the matplotlib figure. Everything that is not in `artists` is drawn once.
+        artists: what `update` changes. It must not change axis limits.
+        update: called with each of `values`, here and not later. It changes the artists and returns the numbers as a list
+            of short pieces of HTML. The first names the position, as in "β = 0.1".
+        values: one for each position of the slider.
+        value: the position at the start, one of `values`.
+        name: the label of the slider.
+        alt: what the picture shows, in words.
+        below: called with each value too, if given: HTML that stands under the numbers. It is not read out at each move.
     """
-    import ipywidgets
-
-    values = [option[1] if isinstance(option, tuple) else option for option in slider.options]
-    update(slider.value)  # before the layout, so that it has seen the artists with something in them
+    values = list(values)
+    update(value)  # before the layout, so that it has seen the artists with something in them
     canvas = _laid_out(figure, artists)
-    background = _data_url(plots.few_colors(_pixels(canvas)))
-    texts, pages, shared = [], [], {}
-    for value in values:
-        texts.append(update(value))
+    ground = _pixels(canvas)
+    layers, numbers = [], []
+    for one in values:
+        numbers.append(update(one))
         canvas.renderer.clear()
         for artist in artists:
             artist.draw(canvas.renderer)
-        layer = _data_url(_pixels(canvas).quantize(64))
-        picture = f'<img alt="" decoding="sync" src="{layer}">'
-        pages.append(ipywidgets.HTML(f'<div aria-hidden="true">{picture}{texts[-1]}</div>', **shared))
-        shared = {"layout": pages[0].layout, "style": pages[0].style}
-    update(slider.value)
+        layers.append(_pixels(canvas))
+    at, (width, height) = values.index(value), ground.size
+    whole = plots.few_colors(_on(ground, layers[at]))
+    shape = f'alt="" width="{width}" height="{height}"'
+    images = "".join(f'<img {shape} decoding="sync" src="{_data_url(layer.quantize(64))}">' for layer in layers)
+    background = f"background: url({_data_url(plots.few_colors(ground))}) 0 0 / 100% 100%"
+    stacks = [stack([readout(*entries) for entries in numbers], at, 'aria-live="polite"')]
+    stacks += [stack([below(one) for one in values], at)] if below else []
+    control = slider(name, [html.unescape(entries[0]) for entries in numbers], at)
+    picture = f'<div class="toylib-moving toylib-stack" style="display: none; {background}">{images}</div>'
+    return live_html(control, picture, whole, alt, "".join(stacks), at)
 
-    width = f"{figure.bbox.width:.0f}px"
-    frames = ipywidgets.Tab(pages, selected_index=slider.index, layout={"width": "100%", "max_width": width})
-    name = f"toylib-{frames.model_id}"
-    frames.add_class(name)
-    look = ipywidgets.HTML(
-        FRAMES_LOOK.replace("NAME", name).replace("BACKGROUND", background), layout={"display": "none"}
+
+def live_html(control, picture, whole, alt, under, at=0) -> str:
+    """Return the parts of a live figure as one piece of HTML.
+
+    `control`, made of sliders, and `picture`, of the class `toylib-moving`, are hidden until the handler of `whole`, a
+    Pillow image, has run: then it gives way to them. `under` stands below. `at` is which child of each stack is seen.
+    """
+    width, height = whole.size
+    still = f'<img alt="{escaped(alt)}" width="{width}" height="{height}" src="{_data_url(whole)}" onload="{escaped(START % at)}">'
+    inner = (
+        f'<div role="img" aria-label="{escaped(alt)}" style="min-width: {min(width, NARROW)}px">{still}{picture}</div>'
     )
-    unseen = {"height": "1px", "margin": "0", "overflow": "hidden"}  # and not unspoken
-    spoken = ipywidgets.HTML(texts[slider.index], layout=unseen)
-
-    def speak(change):
-        spoken.value = texts[change["new"]]
-        time.sleep(SECONDS_BETWEEN_MOVES)
-
-    slider.observe(speak, names="index")
-    box = ipywidgets.VBox([slider, spoken, frames, look])
-    box.link = ipywidgets.jsdlink((slider, "index"), (frames, "selected_index"))
-    return box
+    box = f'<div class="toylib-picture" style="overflow: auto hidden">{inner}</div>'
+    return f'<div class="toylib-live" style="max-width: {width}px">{LOOK}{control}{box}{under}</div>'
 
 
-def slider_for(figure, values, value, description):
-    """Return a slider through the numbers `values`, set to `value` and as wide as `figure`, for `live_figure`."""
-    import ipywidgets
+def slider(name, positions, at, after="") -> str:
+    """Return a slider through `positions`, a text for each, as HTML. It stands at position number `at`, and is hidden.
 
-    return ipywidgets.SelectionSlider(
-        options=[(f"{option:g}", option) for option in values],
-        value=value,
-        description=description,
-        continuous_update=True,
-        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
+    `after` is HTML behind it. The handler of an element around it gets its `input` events too.
+    """
+    texts = escaped("|".join(text.replace("|", "/") for text in positions))
+    return (
+        f'<label class="toylib-slider" style="display: none"><span>{name}</span><input type="range" min="0" max="{len(positions) - 1}" '
+        f'step="1" value="{at}" autocomplete="off" aria-valuetext="{escaped(positions[at])}" data-texts="{texts}" '
+        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()">{after}</label>'
     )
 
 
-# Pages without tabs, frame and margin; under each layer the figure's background. The same classes in ipywidgets 7 and 8,
-# but for the tab bar's.
-FRAMES_LOOK = """<style>
-.NAME > .lm-TabBar, .NAME > .p-TabBar { display: none !important }
-.NAME > .widget-tab-contents { border: 0 !important; padding: 0 !important; background: none !important; overflow: hidden }
-.NAME .widget-html-content { margin: 0 }
-.NAME img { display: block; width: 100%; background: url(BACKGROUND) 0 0 / 100% 100% }
+def stack(pieces, at, attributes="") -> str:
+    """Return pieces of HTML in one place, of which the one at `at` is seen. The place is as high as the highest."""
+    hidden = ["" if number == at else ' style="display: none"' for number in range(len(pieces))]
+    inside = "".join(f"<div{hide}>{piece}</div>" for hide, piece in zip(hidden, pieces, strict=True))
+    return f'<div class="toylib-stack" {attributes}>{inside}</div>'
+
+
+def readout(*entries) -> str:
+    """Return numbers as one line of HTML."""
+    return " ".join(f"<span>{entry}</span>" for entry in entries)
+
+
+def show_live(live: str, picture: bytes, alt: str) -> None:
+    """Display the HTML of `live_figure`. The PNG `picture` or the text `alt` replaces it on GitHub and in print."""
+    from IPython.display import display
+
+    bundle, metadata = plots.shown(picture, alt)
+    display(bundle | {"text/html": live}, metadata=metadata, raw=True)
+
+
+def escaped(text) -> str:
+    """Return text for an HTML attribute, on one line."""
+    return html.escape(" ".join(text.split()))
+
+
+# All that a page does. Jupyter takes arrow keys for its own where a slider lets them through.
+START = """
+const box = this.closest('.toylib-live');
+for (const one of box.querySelectorAll('.toylib-slider, .toylib-moving')) one.style.display = '';
+for (const stack of box.querySelectorAll('.toylib-stack'))
+    for (const [at, one] of [...stack.children].entries()) {
+        one.style.display = '';
+        one.style.visibility = at == %d ? 'visible' : 'hidden';
+    }
+this.style.display = 'none';
+const scroller = this.closest('.toylib-picture');
+if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
+for (const one of box.querySelectorAll('input')) one.dispatchEvent(new Event('input', {bubbles: true}));
+"""
+MOVE = """
+const was = this.dataset.was ?? this.defaultValue;
+for (const stack of this.closest('.toylib-live').querySelectorAll('.toylib-stack')) {
+    stack.children[was].style.visibility = 'hidden';
+    stack.children[this.value].style.visibility = 'visible';
+}
+this.dataset.was = this.value;
+this.setAttribute('aria-valuetext', this.dataset.texts.split('|')[this.value]);
+"""
+# A slider that a finger can hold, one place for all positions, and a plate that does not glare in the dark.
+LOOK = """<style>
+.toylib-live { line-height: 1.4 }
+.toylib-slider { display: flex; align-items: center; gap: 12px; margin: 0; font-weight: normal }
+.toylib-slider input { appearance: none; -webkit-appearance: none; flex: 1; min-width: 0; height: 32px; margin: 0; padding: 0; border: 0; background: none; color: inherit; cursor: pointer }
+.toylib-slider input::-webkit-slider-runnable-track { height: 6px; border-radius: 3px; background: #8885 }
+.toylib-slider input::-moz-range-track { height: 6px; border-radius: 3px; background: #8885 }
+.toylib-slider input::-webkit-slider-thumb { -webkit-appearance: none; width: 24px; height: 24px; margin-top: -9px; border: 0; border-radius: 50%; background: currentColor }
+.toylib-slider input::-moz-range-thumb { width: 24px; height: 24px; border: 0; border-radius: 50%; background: currentColor }
+.toylib-slider input:focus { outline: none }
+.toylib-slider input:focus-visible::-webkit-slider-thumb { outline: 2px solid; outline-offset: 2px }
+.toylib-slider input:focus-visible::-moz-range-thumb { outline: 2px solid; outline-offset: 2px }
+.toylib-controls { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 32px }
+.toylib-controls span { flex: none; width: 9.5em }
+.toylib-controls span.toylib-value { width: 5.5em }
+.toylib-stack, .toylib-numbers { font-variant-numeric: tabular-nums }
+.toylib-stack { display: grid }
+.toylib-stack > * { grid-area: 1 / 1; min-width: 0 }
+.toylib-numbers > span, .toylib-stack > div > span { display: inline-block; margin-right: 2em }
+.toylib-picture img { display: block; width: 100% !important; max-width: none !important; height: auto; margin: 0 }
+[data-jp-theme-light="false"] .toylib-picture, html[theme="dark"] .toylib-picture { filter: brightness(.8) }
+@media (prefers-color-scheme: dark) { body:not([data-jp-theme-light]) .toylib-picture { filter: brightness(.8) } }
 </style>"""
 
 
@@ -112,53 +181,11 @@ def _png(picture) -> bytes:
     return encoded.getvalue()
 
 
+def _on(ground, layer):
+    from PIL import Image
+
+    return Image.alpha_composite(ground, layer)
+
+
 def _data_url(picture) -> str:
     return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
-
-
-def show_live(box, picture: bytes, alt: str) -> None:
-    """Display the live `box`. Without a kernel, on GitHub or in print, the PNG `picture` or the text `alt` replaces it.
-
-    Running a cell again closes the figures of its last run, so that no widgets and observers pile up.
-    """
-    from IPython.display import display
-
-    cell, run = _cell_and_run()
-    cell = cell or alt  # outside a notebook a figure replaces the one before that shows the same
-    last_run, boxes = _open.get(cell, (run, []))
-    if last_run != run or not run:
-        for old in boxes:
-            close(old)
-        boxes = []
-    _open[cell] = (run, [*boxes, box])
-    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
-    bundle = {WIDGET_VIEW: view, "image/png": picture, "text/plain": alt}
-    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
-
-
-def close(box) -> None:
-    """Close a live figure: its widgets, their layouts and styles, and their observers."""
-    for child in getattr(box, "children", ()):
-        close(child)
-    box.unobserve_all()
-    for part in (getattr(box, "link", None), getattr(box, "style", None), box.layout, box):
-        if part is not None:
-            part.close()
-
-
-def readout(*entries) -> str:
-    """Return numbers as one line of HTML for `live_figure`. A screen reader speaks it when it changes."""
-    spans = " ".join(f'<span style="margin-right: 2em; white-space: nowrap">{entry}</span>' for entry in entries)
-    return f'<div aria-live="polite" style="font-variant-numeric: tabular-nums">{spans}</div>'
-
-
-def _cell_and_run() -> tuple[str, str]:
-    """Return ids of the running notebook cell and of this run of it, each "" where there is none.
-
-    JupyterLab names the cell. The code of the cell stands for it in frontends that do not, such as nbclassic.
-    """
-    from IPython import get_ipython
-
-    message = getattr(get_ipython(), "parent_header", None) or {}
-    cell = message.get("metadata", {}).get("cellId") or message.get("content", {}).get("code", "")
-    return cell, message.get("header", {}).get("msg_id", "")

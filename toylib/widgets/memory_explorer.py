@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toylib import plots
 from toylib.plots import memory as plots_memory
-from toylib.widgets.live import live_figure, readout, show_live, slider_for
+from toylib.widgets.live import live_figure, show_live
 
 STATIC = (4, 16, 64)  # the positions that the picture for pages without a kernel shows
 
@@ -25,12 +25,11 @@ def memory_explorer(ledgers, limits, precision="autocast", pairs=16) -> None:
     def update(n):
         plots_memory.fill_bars(bars, totals, ledgers[n], end)
         sums = (f"{way} {plots_memory.bar_end(ledgers[n][way]):.2f} GB" for way in ways)
-        return readout(f"{n} pairs per step", *sums)
+        return [f"{n} pairs per step", *sums]
 
-    slider = slider_for(figure, ledgers, pairs, "pairs")
     artists = [patch for bar in bars.values() for patch in bar.values()] + list(totals.values())
-    box = live_figure(figure, artists, update, slider)
     static = {f"{n} pairs, {way}": ledgers[n][way] for n in STATIC if n in ledgers for way in ways}
     sums = (f"{label}: {plots_memory.bar_end(parts):.2f} GB." for label, parts in static.items())
     alt = "What one step holds at its peak. " + " ".join(sums)
-    show_live(box, plots.png(plots_memory.memory_bars(static, limits, title)), alt)
+    live = live_figure(figure, artists, update, ledgers, pairs, "pairs", alt)
+    show_live(live, plots.png(plots_memory.memory_bars(static, limits, title)), alt)

@@ -8,7 +8,7 @@ import time
 from toylib import plots
 from toylib.plots import interview as plots_interview
 from toylib.widgets.interview_html import GRADES, LEVELS, answer_html, clock_html, question_html, review_html
-from toylib.widgets.live import show_live
+from toylib.widgets.kernel import show_widgets
 
 COUNTS = (4, 8, 12)
 
@@ -80,7 +80,7 @@ def mock_interview(cards, seed=None) -> None:
         seed: fixes the draw. By default each interview draws other cards.
     """
     page = InterviewPage(cards, seed)
-    show_live(page.box, plots.png(plots_interview.coverage(counted(cards), LEVELS)), coverage_alt(cards))
+    show_widgets(page.box, plots.png(plots_interview.coverage(counted(cards), LEVELS)), coverage_alt(cards))
 
 
 class InterviewPage:

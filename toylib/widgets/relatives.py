@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from toylib import plots
 from toylib.plots import relatives as plots_relatives
-from toylib.widgets.beta_lab import shown_text
-from toylib.widgets.live import live_figure, readout, show_live
+from toylib.widgets.beta_lab import reply_table
+from toylib.widgets.live import live_figure, show_live
 
 
 def walk_through(quality, best, replies, method="dpo") -> None:
@@ -14,8 +14,6 @@ def walk_through(quality, best, replies, method="dpo") -> None:
     `quality` is the table of all runs, `best` has one row of mean numbers for each method, indexed by method, and
     `replies` has the columns `method`, `prompt` and `reply`. Methods without replies are left out.
     """
-    import ipywidgets
-
     known = set(replies["method"]) & set(best.index)
     methods = [name for name in plots_relatives.METHODS if name in known]
     paths = plots_relatives.mean_paths(quality)
@@ -23,17 +21,14 @@ def walk_through(quality, best, replies, method="dpo") -> None:
 
     def update(name):
         plots_relatives.highlight(parts, paths.loc[name], plots_relatives.METHODS[name])
-        return readout(*describe(name, best.loc[name])) + reply_table(replies[replies["method"] == name])
+        return describe(name, best.loc[name])
 
-    slider = ipywidgets.SelectionSlider(
-        options=[(plots_relatives.METHODS[name], name) for name in methods],
-        value=method,
-        description="method",
-        layout={"width": "100%", "max_width": f"{figure.bbox.width:.0f}px"},
-    )
-    box = live_figure(figure, list(parts.values()), update, slider)
+    def below(name):
+        return reply_table(replies[replies["method"] == name], "Agent")
+
     alt = "Win rate against KL, one method at a time. " + " ".join(sentence(name, best.loc[name]) for name in methods)
-    show_live(box, plots.png(plots_relatives.frontier(quality)), alt)
+    live = live_figure(figure, list(parts.values()), update, methods, method, "method", alt, below)
+    show_live(live, plots.png(plots_relatives.frontier(quality)), alt)
 
 
 def describe(name, row) -> list[str]:
@@ -45,18 +40,6 @@ def describe(name, row) -> list[str]:
         f"fluent {row['fluent']:.2f}",
         f"{row['words']:.0f} words",
     ]
-
-
-def reply_table(replies) -> str:
-    """Return a method's replies to the same customers as an HTML table. A long word does not widen it."""
-    messages = replies["prompt"].str.removeprefix("Customer: ").str.removesuffix("\nAgent:")
-    rows = "".join(
-        f'<tr><td style="padding-right: 1em">{shown_text(prompt)}</td><td>{shown_text(reply) or "(nothing)"}</td></tr>'
-        for prompt, reply in zip(messages, replies["reply"], strict=True)
-    )
-    head = '<tr style="text-align: left"><th style="width: 40%">Customer</th><th>Agent</th></tr>'
-    look = "table-layout: fixed; width: 100%; overflow-wrap: anywhere; line-height: 1.35; margin: 0.6em 0"
-    return f'<table style="{look}">{head}<tbody style="vertical-align: top">{rows}</tbody></table>'
 
 
 def sentence(name, row) -> str:

@@ -9,11 +9,15 @@ from toylib.plots import training as plots_training
 from toylib.widgets.live import _laid_out, _pixels, _png
 
 
-def watch_training(beta: float, steps: int, kl=None, every: int = 10):
+def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every: int = 2):
     """Return an `on_step` for `train_dpo` that draws chosen, rejected, margin, accuracy, KL and loss as curves.
 
-    It draws at every `every`-th step. `kl(policy)` returns the KL to the reference in nats per reply. It is called at
-    those steps and joins the history as `kl`. `beta` is the β of the training: the log-ratios are rewards divided by it.
+    Args:
+        beta: the β of the training. The log-ratios are rewards divided by it.
+        steps: how many steps the training takes.
+        kl: returns a policy's KL to the reference in nats per reply. It joins the history as `kl`.
+        every: `kl` is called at every such step, the first and the last.
+        draw_every: the curves are drawn at every such step and the last.
     """
     import pandas
     from IPython.display import display
@@ -24,11 +28,11 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
 
     def on_step(step, metrics, policy):
         nonlocal handle, canvas, background, palette
-        due = step % every == 0 or step == steps
-        metrics["kl"] = kl(policy) if kl is not None and (due or step == 1) else math.nan
+        last = step == steps
+        metrics["kl"] = kl(policy) if kl is not None and (step % every == 0 or step == 1 or last) else math.nan
         row = plots_training.in_nats(metrics, beta)
         rows.append(row | {"step": step})
-        if not due:
+        if step % draw_every and not last:
             return
         if plots_training.show_history(lines, pandas.DataFrame(rows).set_index("step")) or canvas is None:
             canvas = _laid_out(figure, lines.values())
@@ -38,16 +42,21 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10):
             line.draw(canvas.renderer)
         pixels = _pixels(canvas).convert("RGB")
         palette = palette or plots.few_colors(pixels)
-        alt = (
-            f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
-            f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, "
-            f"loss {metrics['loss']:.3f}."
+        bundle, metadata = plots.shown(
+            _png(pixels.quantize(palette=palette, dither=0)), alt_text(step, steps, row, metrics["loss"])
         )
-        bundle = {"image/png": _png(pixels.quantize(palette=palette, dither=0)), "text/plain": alt}
         if handle is None:
             print("\r" + " " * 60 + "\r", end="")  # the progress line goes on below the figure
-            handle = display(bundle, metadata={"image/png": {"alt": alt}}, raw=True, display_id=True)
+            handle = display(bundle, metadata=metadata, raw=True, display_id=True)
         else:
-            handle.update(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+            handle.update(bundle, metadata=metadata, raw=True)
 
     return on_step
+
+
+def alt_text(step, steps, row, loss) -> str:
+    """Return the curves at this step in words; `row` is a step of `plots.training.in_nats`."""
+    return (
+        f"Training curves at step {step} of {steps}: log-ratio of chosen {row['chosen']:+.2f}, of rejected "
+        f"{row['rejected']:+.2f}, margin {row['margin']:.2f}, accuracy {row['accuracy']:.2f}, loss {loss:.3f}."
+    )
