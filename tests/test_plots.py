@@ -15,20 +15,7 @@ import pandas
 import pytest
 
 from toylib import plots
-from toylib.plots import (
-    failures,
-    interview,
-    memory,
-    pair,
-    relatives,
-    rlhf,
-    simplex,
-    style,
-    sweep,
-    theory,
-    tokens,
-    training,
-)
+from toylib.plots import failures, interview, memory, pair, rlhf, simplex, style, sweep, theory, tokens, training
 
 STEPS = [1, 2, 3, 4]
 RUN = pandas.DataFrame(
@@ -57,39 +44,11 @@ QUALITY = pandas.DataFrame(
 LAST = QUALITY[QUALITY["step"] == 4]
 METHODS = pandas.DataFrame(
     [
-        {"method": method, "seed": seed, "step": step, "kl": 2.0 * step, "win": 0.6, "learning_rate": 1e-4}
-        | {"beta": coefficient, "kl_coefficient": coefficient, "flipped": 0.1 * step}
-        | {"reward_model_score": 1.0, "score": 0.5 + 0.1 * seed, "score_at_start": 0.2}
-        for method in ("dpo", "online_dpo", "ppo")
-        for seed, coefficient in ((0, 0.0), (1, 0.1))
-        for step in (1, 2)
-    ]
-)
-PATHS = pandas.DataFrame(
-    [
-        {"method": method, "seed": seed, "step": step, "kl": 2.0 * step + 0.5 * seed, "win": 0.5 + 0.1 * step}
-        for method in ("dpo", "sft", "simpo", "best_of_n")
+        {"method": method, "seed": seed, "step": step, "kl": 2.0 * step, "win": 0.6 + 0.1 * (step == 2), "exact": 0.4}
+        | {"scorer": 1.0, "score": 0.5 + 0.1 * seed, "scorer_at_start": 0.2}
+        for method in ("dpo", "online_dpo", "ppo", "grpo")
         for seed in (0, 1)
         for step in (1, 2)
-    ]
-    + [{"method": "sft", "seed": seed, "step": 3, "kl": 90.0, "win": 0.2} for seed in (0, 1)]
-)
-TO_DPO = pandas.DataFrame(
-    [
-        {"method": method, "where": where, "mean": mean, "low": mean - 0.02, "high": mean + 0.02}
-        for where in ("at KL 2", "each at its best")
-        for method, mean in (("sft", -0.05), ("simpo", 0.01), ("kto", 0.04))
-    ]
-)
-BESIDE = pandas.DataFrame(
-    {"method": ["dpo", "dpo", "best_of_n"], "words": [18.0, 20.0, 15.0], "chosen": [1.0, 2.0, float("nan")]}
-)
-MEASURED = pandas.DataFrame({"name": ["a", "b $"], "mean": [0.6, 0.7], "low": [0.5, 0.6], "high": [0.7, 0.8]})
-FEWER = pandas.DataFrame(
-    [
-        {"method": method, "pairs": pairs, "mean": 0.6, "low": 0.5, "high": 0.8}
-        for method in ("dpo", "sft")
-        for pairs in (200, 25)
     ]
 )
 ARMS = pandas.DataFrame(
@@ -102,9 +61,9 @@ ARMS = pandas.DataFrame(
     ]
 )
 WORLD = simplex.World(("a", "b", "c"), *map(np.array, ((0.2, 0.3, 0.5), (2.0, 0.5, -1.0), (1.0, 0.2, 0.4))))
-WAYS = pandas.DataFrame({"method": ["PPO", "PPO", "online DPO", "DPO on pairs"], "win": [0.6, 0.8, 0.5, 0.4]})
 FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
 REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
+INTERVALS = {"PPO − DPO": (0.1, 0.05, 0.2), "GRPO − DPO": (0.1, -0.05, 0.2)}
 
 
 def with_seeds(table):
@@ -129,23 +88,16 @@ FIGURES = {
     "pair.four_numbers": lambda: pair.four_numbers(-10.0, -14.0, -11.0, -12.5),
     "pair.beta_panels": lambda: pair.beta_panels(2.2, kinds=("probability", "loss", "path"))[0],
     "pair.beta_grid": lambda: pair.beta_grid(2.2, betas=(0.1, 1.0)),
-    "relatives.frontier": lambda: relatives.frontier(PATHS),
-    "relatives.verdicts": lambda: relatives.verdicts(TO_DPO),
-    "relatives.side_effects": lambda: relatives.side_effects(BESIDE),
-    "relatives.intervals": lambda: relatives.intervals(MEASURED, "win rates"),
-    "relatives.by_pairs": lambda: relatives.by_pairs(FEWER),
-    "relatives.walk": lambda: relatives.walk(PATHS)[0],
-    "rlhf.ppo_curves": lambda: rlhf.ppo_curves(RUN),
+    "rlhf.parts": lambda: rlhf.parts("Who needs what"),
+    "rlhf.rollout_curves": lambda: rlhf.rollout_curves({"ppo": RUN, "grpo": RUN}, ("Rises", "Rises too")),
     "rlhf.memory_bars": lambda: rlhf.memory_bars(
-        pandas.DataFrame({"policy": [2, 2], "critic": [1, 0]}, ["PPO", "DPO"])
+        pandas.DataFrame({"policy": [2, 2], "critic": [1, 0]}, ["PPO", "DPO"]), "PPO holds more"
     ),
     "rlhf.settings_strip": lambda: rlhf.settings_strip(METHODS),
     "rlhf.win_by_kl": lambda: rlhf.win_by_kl(METHODS, presets=(3,)),
-    "rlhf.hacking": lambda: rlhf.hacking(METHODS[METHODS["method"] == "ppo"], start=0.4),
-    "rlhf.ways": lambda: rlhf.ways(WAYS, "win", "win rate", start=0.5),
-    "rlhf.under_noise": lambda: rlhf.under_noise(
-        METHODS, pandas.DataFrame({"reward model": [0.9, 0.8], "implicit reward": [0.8, 0.6]}, index=[0.0, 0.3])
-    ),
+    "rlhf.forest": lambda: rlhf.forest(INTERVALS, "One is ahead"),
+    "rlhf.hacking": lambda: rlhf.hacking({"tuned": METHODS[METHODS["method"] == "ppo"]}, 0.4, ("Paid", "Wanted")),
+    "rlhf.verifiable": lambda: rlhf.verifiable(METHODS[METHODS["method"] == "grpo"], "Exact"),
     "simplex.beta_triangle": lambda: simplex.beta_triangle(WORLD, (0.5, 1.0, 2.0))[0],
     "simplex.step_triangle": lambda: simplex.step_triangle(WORLD, 1.0, WORLD.runs(1.0))[0],
     "sweep.first_steps": lambda: sweep.first_steps(CURVES, until=3),
@@ -199,8 +151,7 @@ def test_every_figure_is_drawn_without_a_warning(name):
 
 
 def test_the_list_of_figures_above_is_complete():
-    modules = ("failures", "interview", "memory", "pair", "relatives", "rlhf", "simplex", "sweep", "theory", "tokens")
-    modules += ("training",)
+    modules = ("failures", "interview", "memory", "pair", "rlhf", "simplex", "sweep", "theory", "tokens", "training")
     makers = ("new_figure(", "panel_grid(", "styled_figure(", "empty_bars(", "lab_axes(")
     found = {
         f"{module}.{name}"
@@ -308,86 +259,50 @@ def test_beta_panels_and_the_grid_show_the_pair():
     assert words(grid[1])[0] == f"{1 / (1 + math.exp(-2.2)):.4f}"
 
 
-# ---- DPO, online DPO and PPO ----
+# ---- DPO, PPO, GRPO and online DPO ----
 
 
-def test_ppo_curves_and_the_memory_of_methods():
-    score, kl, clipped = drawn("rlhf.ppo_curves").axes
-    assert y_values(kl.lines[0]) == list(RUN["kl"]) and title(clipped) == "share clipped" and title(score)
+def test_the_parts_of_each_method_are_boxes():
+    (axis,) = drawn("rlhf.parts").axes
+    assert tick_words(axis) == ["DPO", "online DPO", "GRPO", "PPO"] and title(axis) == "Who needs what"
+    assert words(axis).count("trained") == 5 and words(axis).count("frozen") == 7 and words(axis).count("data") == 4
+
+
+def test_rollout_curves_and_the_memory_of_methods():
+    score, kl = drawn("rlhf.rollout_curves").axes
+    assert y_values(kl.lines[1]) == list(RUN["kl"]) and title(score) == "Rises" and len(kl.lines) == 2
     (axis,) = drawn("rlhf.memory_bars").axes
-    assert words(axis) == ["3.0", "2.0"] and axis.get_xlim() == (0, 1.45 * 3)
+    assert words(axis) == ["3.0", "2.0"] and axis.get_xlim() == (0, 1.45 * 3) and title(axis) == "PPO holds more"
 
 
-def test_every_setting_and_its_weaker_leash():
+def test_every_setting_is_a_line_and_the_best_has_a_ring():
     (axis,) = drawn("rlhf.settings_strip").axes
-    assert tick_words(axis, "x") == ["DPO\n1e-4", "online DPO\n1e-4", "PPO\n1e-4"] and axis.get_ylim() == (0, 1)
-    assert [line.get_markerfacecolor() == "none" for line in axis.lines[:4]] == [True, True, False, False]
+    assert tick_words(axis, "x") == ["DPO", "PPO", "GRPO", "online DPO"] and axis.get_ylim() == (0, 1)
+    rings = [line for line in axis.lines if line.get_markersize() == 13]
+    assert len(rings) == 8 and all(list(ring.get_ydata()) == [0.7] for ring in rings)  # of equals, all
 
 
 def test_win_rate_against_kl_starts_at_the_reference():
     (axis,) = drawn("rlhf.win_by_kl").axes
-    assert list(axis.lines[0].get_xdata()) == [0, 2, 4] and y_values(axis.lines[0]) == [0.5, 0.6, 0.6]
-    assert words(axis) == ["KL = 3"] and len(axis.get_legend().get_texts()) == 3
+    assert list(axis.lines[0].get_xdata()) == [0, 2, 4] and y_values(axis.lines[0]) == [0.5, 0.6, 0.7]
+    assert words(axis) == ["KL = 3"] and len(axis.get_legend().get_texts()) == 4
+
+
+def test_differences_that_touch_zero_are_grey():
+    (axis,) = drawn("rlhf.forest").axes
+    assert tick_words(axis) == list(INTERVALS) and words(axis) == ["+0.10", "+0.10"]
+    assert [axis.lines[i].get_color() == style.COLORS["grey"] for i in (0, 2)] == [False, True]
 
 
 def test_hacking_has_one_legend_entry_per_kind_of_run():
     paid, wanted = drawn("rlhf.hacking").axes
-    assert {text.get_text() for text in wanted.get_legend().get_texts()} == {"with the KL term", "without"}
+    assert [text.get_text() for text in wanted.get_legend().get_texts()] == ["tuned"]
     assert y_values(paid.lines[0]) == [0.2, 1, 1] and y_values(wanted.lines[0]) == [0.4, 0.5, 0.5]
 
 
-def test_ways_are_means_with_seeds():
-    (axis,) = drawn("rlhf.ways").axes
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([0.7, 0.5, 0.4])
-    assert tick_words(axis) == ["PPO: 0.70", "online DPO: 0.50", "DPO on pairs: 0.40"]
-    assert title(axis) == "win rate" and "before" in words(axis)
-
-
-def test_noise_is_drawn_for_methods_and_rewards():
-    left, right = drawn("rlhf.under_noise").axes
-    assert list(left.lines[0].get_xdata()) == [10, 20] and y_values(right.lines[0]) == [0.9, 0.8]
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["reward model", "implicit reward"]
-
-
-# ---- DPO's relatives ----
-
-
-def test_each_family_has_dpo_beside_it_and_collapsed_ends_are_cut_off():
-    axes = drawn("relatives.frontier").axes
-    legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in axes]
-    assert legends == [["DPO"], ["DPO", "SFT on chosen"], ["DPO", "SimPO"], ["DPO", "best-of-n"]]
-    mean = next(line for line in axes[1].lines if line.get_label() == "SFT on chosen")
-    assert list(mean.get_xdata()) == [0, 2.25, 4.25, 90] and y_values(mean) == pytest.approx([0.5, 0.6, 0.7, 0.2])
-    assert axes[1].get_xlim()[1] == pytest.approx(1.35 * 4.25)
-
-
-def test_a_difference_whose_interval_holds_zero_is_hollow():
-    left, right = drawn("relatives.verdicts").axes
-    assert tick_words(left) == ["SFT on chosen", "SimPO", "KTO"] and title(right) == "each at its best"
-    marks = [line for line in left.lines if line.get_marker() == "o"]
-    assert [mark.get_markerfacecolor() == style.COLORS["ground"] for mark in marks] == [False, True, False]
-    assert left.get_xlim()[0] == -left.get_xlim()[1]
-
-
-def test_lengths_and_chosen_log_ratios_have_a_dot_per_seed():
-    words_axis, chosen = drawn("relatives.side_effects").axes
-    assert list(words_axis.lines[0].get_xdata()) == [18, 20] and tick_words(words_axis) == ["DPO", "best-of-n"]
-    assert list(chosen.lines[2].get_xdata()) == []  # best-of-n trains nothing
-
-
-def test_win_rates_with_intervals_and_by_number_of_pairs():
-    (axis,) = drawn("relatives.intervals").axes
-    assert words(axis) == ["0.60", "0.70"] and tick_words(axis)[0] == "a"
-    (axis,) = drawn("relatives.by_pairs").axes
-    assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["25", "200"]
-    assert list(axis.lines[0].get_xdata()) == [25, 200]
-
-
-def test_the_walk_highlights_one_path():
-    figure, parts = relatives.walk(PATHS)
-    relatives.highlight(parts, relatives.mean_paths(PATHS).loc["simpo"], "SimPO")
-    assert list(parts["path"].get_xdata()) == [0, 2.25, 4.25] and parts["name"].get_text() == "SimPO"
-    assert len(figure.axes[0].lines) == 7  # four faint paths, DPO, the highlighted one, and the line at ½
+def test_the_verifiable_reward_is_drawn_beside_the_win_rate():
+    (axis,) = drawn("rlhf.verifiable").axes
+    assert y_values(axis.lines[0]) == [0.4, 0.4] and y_values(axis.lines[2]) == [0.6, 0.7]
 
 
 # ---- the sweep over β ----
@@ -529,7 +444,7 @@ def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
         lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
         lambda: memory.on_each_other({text: RUN}, {"kl": text}),
         lambda: rlhf.memory_bars(table),
-        lambda: rlhf.ways(WAYS.replace("DPO on pairs", f"DPO on {text}"), "win", text),
+        lambda: rlhf.forest({text: (0.1, 0.0, 0.2)}),
         lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),
         lambda: tokens.token_strip([(text, [text, "\n"], [-1.0, -2.0])], title=text),
         lambda: tokens.data_flow(text, "two\nlines", (-10.0, -14.0), (-11.0, -12.5), 0.5),
