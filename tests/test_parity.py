@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, sequence_logps
 from toylib.engine.trainer import METRICS
+from toylib.labs import relatives
 from toylib.loss import LossSettings
 from toylib.tokens import collate, tokenize_pairs
 
@@ -195,3 +196,94 @@ def test_cdpo_is_the_original_formula_since_trls_sigmoid_ignores_smoothing(both)
     original = -torch.nn.functional.logsigmoid(margins) * (1 - 0.2) - torch.nn.functional.logsigmoid(-margins) * 0.2
     assert table[:, 0].tolist() == pytest.approx(original.tolist(), abs=1e-6)
     assert plain.item() == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-5)
+
+
+# The relatives of notebook 08: the same batch through TRL's trainers.
+
+
+def trl_settings(tmp_path):
+    settings = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+    return settings | {"output_dir": str(tmp_path / "trl"), "disable_tqdm": True}
+
+
+def ours_on_pairs(method, **settings):
+    """The mean loss of all pairs, as `train_relative` computes it."""
+    model, reference = gentle_model(0), gentle_model(1)
+    rows, score, layout = relatives.prepared(model, tiny_tokenizer(), PAIRS, method)
+    with torch.no_grad():
+        scored = score(model, reference, [part for row in rows for part in row], layout)
+    return relatives.METHODS[method](scored, **settings).mean().item()
+
+
+@pytest.mark.parametrize(
+    ("loss_types", "weights", "method", "settings"),
+    [
+        (["sft"], [1.0], "sft", {}),
+        (["sigmoid", "sft"], [1.0, 0.7], "rpo", {"beta": 0.3, "alpha": 0.7}),
+        (["sigmoid_norm"], [1.0], "dpo_norm", {"beta": 0.3}),
+        (["apo_zero"], [1.0], "apo_zero", {"beta": 0.3}),
+        (["apo_down"], [1.0], "apo_down", {"beta": 0.3}),
+    ],
+)
+def test_relatives_equal_trls_dpo_loss_types(tmp_path, loss_types, weights, method, settings):
+    loss = {"loss_type": loss_types, "loss_weights": weights, "beta": 0.3, "max_length": None}
+    trainer = trl.DPOTrainer(
+        model=gentle_model(0),
+        ref_model=gentle_model(1),
+        args=trl.DPOConfig(**loss, **trl_settings(tmp_path)),
+        train_dataset=Dataset.from_list(PAIRS),
+        processing_class=tiny_tokenizer(),
+    )
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    assert ours_on_pairs(method, **settings) == pytest.approx(theirs.item(), rel=1e-6, abs=1e-6)
+
+
+def test_kto_equals_trl_with_its_estimate_of_the_kl(tmp_path):
+    sides = (("chosen", True), ("rejected", False))
+    singles = [{"prompt": p["prompt"], "completion": p[side], "label": label} for side, label in sides for p in PAIRS]
+    loss = {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.5, "max_length": None}
+    trainer = trl.KTOTrainer(
+        model=gentle_model(0),
+        ref_model=gentle_model(1),
+        args=trl.KTOConfig(per_device_train_batch_size=len(singles), **loss, **trl_settings(tmp_path)),
+        train_dataset=Dataset.from_list(singles),
+        processing_class=tiny_tokenizer(),
+    )
+    with torch.no_grad():
+        theirs = trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+    mode = "train" if trainer.model.training else "eval"
+    assert trainer._metrics[mode]["kl"][-1] > 0.01
+    ours = ours_on_pairs("kto", beta=0.3, desirable=1.5, undesirable=0.5)
+    assert ours == pytest.approx(theirs.item(), rel=1e-6, abs=1e-6)
+
+
+@pytest.fixture
+def experimental(tmp_path):
+    """TRL's ORPO or CPO trainer on our pairs, and its loss and metrics of all of them."""
+
+    def measured(name, **loss):
+        module = pytest.importorskip(f"trl.experimental.{name.lower()}")
+        arguments = getattr(module, f"{name}Config")(max_length=128, **loss, **trl_settings(tmp_path))
+        trainer = getattr(module, f"{name}Trainer")(
+            model=gentle_model(0),
+            args=arguments,
+            train_dataset=Dataset.from_list(PAIRS),
+            processing_class=tiny_tokenizer(),
+        )
+        trainer.model.eval()
+        with torch.no_grad():
+            return trainer.get_batch_loss_metrics(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+
+    return measured
+
+
+def test_orpo_equals_trl_but_for_its_nll_which_counts_the_prompt(experimental):
+    loss, metrics = experimental("ORPO", beta=0.3)
+    theirs = loss.item() - metrics["nll_loss"]
+    assert ours_on_pairs("orpo", beta=0.3) - ours_on_pairs("sft") == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+
+
+def test_simpo_equals_trl(experimental):
+    loss, _ = experimental("CPO", loss_type="simpo", cpo_alpha=0.0, beta=2.0, simpo_gamma=0.8)
+    assert ours_on_pairs("simpo", beta=2.0, gamma=0.8) == pytest.approx(loss.item(), rel=1e-6, abs=1e-6)

@@ -1,4 +1,4 @@
-"""The relatives of DPO: their losses, one loop that trains any of them, and best-of-n. Shown in notebook 08."""
+"""The relatives of DPO: their losses, and one loop that trains any of them. Shown in notebook 08."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toylib.engine.prefix_sharing import collate_rows, pair_logps, why_not_shared
 from toylib.labs.loops import check_counts, end_on_interrupt, history_table, trainable_copy
-from toylib.labs.reward_model import checked_scores
-from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import frozen_copy
-from toylib.replies import sample_replies
 from toylib.tokens import check_fits, collate, pad_id, tokenize_pairs
 from toylib.train import METRICS, batches, optimizer_step, print_progress
 
@@ -79,7 +77,7 @@ def kto(scored: Scored, beta=0.1, desirable=1.0, undesirable=1.0) -> Tensor:
     """Return the losses of liked and disliked replies, which do not have to be pairs: `(replies,)`.
 
     `desirable` · (1 − σ(β·(log-ratio − KL))) and `undesirable` · (1 − σ(β·(KL − log-ratio))): Ethayarajh et al. 2024
-    (arXiv 2402.01306), eq. 8.
+    (arXiv 2402.01306), eq. 7.
     """
     liked = beta * (scored.chosen - scored.ref_chosen - scored.kl)
     disliked = beta * (scored.kl - scored.rejected + scored.ref_rejected)
@@ -112,39 +110,44 @@ class Single(NamedTuple):
     liked: bool
 
 
-def tokenized_examples(examples, tokenizer, model) -> list[list[Single]]:
-    """Return the tokenised replies of each example: two of a pair, one of a row with `prompt`, `completion`, `label`."""
-    examples = list(examples)
-    singles = bool(examples) and "label" in examples[0]
-    if singles:  # beside an empty reply, which is dropped, any other one makes a pair
-        pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": ""} for row in examples]
-    rows = tokenize_pairs(pairs if singles else examples, tokenizer)
-    check_fits(model, {"train": rows})
-    if singles:
-        return [[Single(row["prompt"], row["chosen"], bool(examples[row["number"] - 1]["label"]))] for row in rows]
-    return [[Single(row["prompt"], row[side], side == "chosen") for side in ("chosen", "rejected")] for row in rows]
+def tokenized_singles(examples, tokenizer) -> list[Single]:
+    """Return the tokenised replies of rows with `prompt`, `completion` and a true or false `label`."""
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": ""} for row in examples]
+    rows = tokenize_pairs(pairs, tokenizer)  # beside an empty reply, which is not used, any other one makes a pair
+    return [Single(row["prompt"], row["chosen"], bool(examples[row["number"] - 1]["label"])) for row in rows]
 
 
-def score(policy, reference, singles, pad, estimate_kl=False) -> Scored:
-    """Return what the losses need of tokenised replies, with the policy's gradient. Liked replies are `chosen`.
+def pair_scores(policy, reference, rows, layout) -> tuple[Tensor, ...]:
+    """Return log-probs of tokenised pairs: the policy's of chosen and rejected, with gradient, and the reference's.
 
-    With `estimate_kl`, `kl` is KTO's: the mean log-ratio of every prompt with the reply of the one before it, in the
-    order liked, then disliked, and at least 0 (arXiv 2402.01306, section 4.1; TRL's `KTOTrainer`).
+    `layout(rows)` puts them into a batch for `pair_logps`.
+    """
+    batch = layout(rows)
+    with torch.no_grad():
+        reference_logps = pair_logps(reference, batch)
+    return (*pair_logps(policy, batch), *reference_logps)
+
+
+def score_pairs(policy, reference, rows, layout) -> Scored:
+    """Return what the losses need of tokenised pairs, with the policy's gradient."""
+    tokens = [torch.tensor([len(row[side]) for row in rows], device=policy.device) for side in ("chosen", "rejected")]
+    return Scored(*pair_scores(policy, reference, rows, layout), *tokens)
+
+
+def score_singles(policy, reference, singles, layout) -> Scored:
+    """Return what `kto` needs of `Single`s: the liked ones are `chosen`, the others `rejected`.
+
+    `kl` is the mean log-ratio of each prompt with the reply of the one before it, in the order liked, then disliked,
+    and at least 0 (arXiv 2402.01306, section 4.1; TRL's `KTOTrainer`).
     """
     singles = sorted(singles, key=lambda single: not single.liked)
-    others = [singles[i - 1].reply for i in range(len(singles))]
     rows = [
-        {"prompt": one.prompt, "chosen": one.reply, "rejected": other}
-        for one, other in zip(singles, others, strict=True)
+        {"prompt": single.prompt, "chosen": single.reply, "rejected": singles[i - 1].reply}
+        for i, single in enumerate(singles)
     ]
-    batch = collate(rows, pad, policy.device)
-    own, mixed = ({name: t.chunk(2)[half] for name, t in batch.items()} for half in (0, 1))
-    logps, kl = sequence_logps(policy, **own), None
-    with torch.no_grad():
-        ref_logps = sequence_logps(reference, **own)
-        if estimate_kl:
-            kl = (sequence_logps(policy, **mixed) - sequence_logps(reference, **mixed)).mean().clamp(min=0)
-    count, tokens = sum(single.liked for single in singles), own["completion_mask"].sum(dim=1)
+    logps, others, ref_logps, ref_others = pair_scores(policy, reference, rows, layout)
+    kl = (others.detach() - ref_others).mean().clamp(min=0)
+    count, tokens = sum(single.liked for single in singles), torch.tensor([len(s.reply) for s in singles])
     return Scored(*(part for t in (logps, ref_logps, tokens) for part in (t[:count], t[count:])), kl)
 
 
@@ -175,18 +178,15 @@ def train_relative(
     """
     loss_of = checked_method(method, settings)
     check_counts(steps=steps, batch_size=batch_size)
-    rows = tokenized_examples(examples, tokenizer, model)
+    rows, score, layout = prepared(model, tokenizer, list(examples), method)
     if method == "kto" and batch_size * len(rows[0]) < 2:
-        raise ValueError("kto needs at least two replies in a batch to estimate the KL")
-    if method != "kto" and len(rows[0]) == 1:
-        raise ValueError(f"{method} needs pairs; single replies with a label train kto only")
+        raise ValueError("kto needs at least two replies in a batch, because it estimates the KL from them")
     policy, reference = trainable_copy(model), frozen_copy(model)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
-    history, started, pad = [], time.monotonic(), pad_id(tokenizer, model.config.get_text_config().vocab_size)
+    history, started = [], time.monotonic()
     with end_on_interrupt(history, steps):
         for step, indices in enumerate(batches(len(rows), batch_size, steps, seed), start=1):
-            singles = [single for i in indices for single in rows[i]]
-            scored = score(policy, reference, singles, pad, estimate_kl=method == "kto")
+            scored = score(policy, reference, [reply for i in indices for reply in rows[i]], layout)
             loss = loss_of(scored, **settings).mean()
             metrics = batch_metrics(scored, loss.detach(), settings.get("beta", default_beta(loss_of)))
             optimizer_step(loss, optimizer, policy, f"step {step}")
@@ -195,6 +195,32 @@ def train_relative(
             history.append({"step": step, **metrics})
             print_progress(step, steps, metrics, started)
     return policy, history_table(history)
+
+
+def prepared(model, tokenizer, examples, method):
+    """Return `(rows, score, layout)` of a run: a list of tokenised parts for each example, and how a batch is scored.
+
+    Pairs go through the model as shared-prompt rows where it can take them (`engine.prefix_sharing`).
+    """
+    pad = pad_id(tokenizer, model.config.get_text_config().vocab_size)
+    single = bool(examples) and "label" in examples[0]
+    if single and method != "kto":
+        raise ValueError(f"{method} needs pairs; single replies with a label train kto only")
+    singles = tokenized_singles(examples, tokenizer) if single else []
+    pairs = tokenize_pairs(examples, tokenizer) if not single else []
+    checked = pairs or [
+        {"number": n, "prompt": one.prompt, "chosen": one.reply, "rejected": one.reply[-1:]}
+        for n, one in enumerate(singles, 1)
+    ]
+    check_fits(model, {"train": checked})
+    collate_inputs = collate if why_not_shared(model, checked, pad) else collate_rows
+    layout = functools.partial(collate_inputs, pad_token_id=pad, device=model.device)
+    if single:
+        return [[one] for one in singles], score_singles, layout
+    if method != "kto":
+        return [[row] for row in pairs], score_pairs, layout
+    sides = (("chosen", True), ("rejected", False))
+    return [[Single(row["prompt"], row[side], liked) for side, liked in sides] for row in pairs], score_singles, layout
 
 
 def checked_method(method, settings):
@@ -216,27 +242,3 @@ def default_beta(loss_of) -> float:
     """Return a loss function's default β, or 1 where it has none."""
     parameters = inspect.signature(loss_of).parameters
     return parameters["beta"].default if "beta" in parameters else 1.0
-
-
-# ---- best-of-n: no training ----
-
-
-def scored_samples(model, tokenizer, prompts, scorer, count, seed=0) -> tuple[list[list[str]], Tensor]:
-    """Sample `count` replies to each prompt at temperature 1 and score them. Return `(texts, scores)`.
-
-    `texts` has a list of replies for each prompt, and `scores` is `(prompts, count)`.
-    """
-    check_counts(count=count)
-    rounds = [sample_replies(model, tokenizer, prompts, seed=100_000 * seed + k) for k in range(count)]
-    scores = torch.stack([checked_scores(scorer, prompts, replies) for replies in rounds], dim=1)
-    return [list(texts) for texts in zip(*(replies.texts for replies in rounds), strict=True)], scores
-
-
-def best_of(texts, scores, n) -> list[str]:
-    """Return for each prompt the reply with the highest score among its first `n`, from `scored_samples`."""
-    return [replies[int(row[:n].argmax())] for replies, row in zip(texts, scores, strict=True)]
-
-
-def best_of_n_kl(n: int) -> float:
-    """Return log n − (n − 1)/n, the upper bound of KL(best-of-n ‖ π) in nats (Beirami et al. 2024, arXiv 2401.01879)."""
-    return math.log(n) - (n - 1) / n

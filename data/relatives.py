@@ -1,0 +1,252 @@
+"""The long comparisons of notebook 08: DPO and its relatives on the same pairs, prompts and seeds.
+
+    python data/relatives.py              every part, in this order (about 60 minutes on one core)
+    python data/relatives.py tuning       one part: tuning, quality, samples, kto, pairs, rounds
+
+Each part writes data/results/relatives_<part>.csv (`samples` adds to the table of `quality`), one row per measurement.
+It skips the runs that its table has, so that it can be stopped and started again. `tuning` measures on `dev` prompts
+only, five settings per method at two steps each. The others take the best settings of `tuning`, and measure on
+hand-written test prompts and held-out phrasings.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import time
+from pathlib import Path
+
+import results
+from relatives_search import BETAS, RATES, best, best_rates, next_rate, settings_of
+
+from toylib import load_model, load_preferences, train_dpo
+from toylib.evaluation.held_out import HeldOut, held_out_prompts
+from toylib.evaluation.judge import judge
+from toylib.evaluation.paired import wins_text
+from toylib.labs.best_of_n import best_of, best_of_n_kl, scored_samples
+from toylib.labs.online_dpo import ranked_pairs
+from toylib.labs.relatives import train_relative
+from toylib.labs.reward_model import scorer_of, train_reward_model
+from toylib.labs.sweep import load_sweep
+from toylib.reference import frozen_copy
+from toylib.replies import sample_replies
+
+SEEDS = (0, 1, 2)
+STEPS, BATCH = 40, 12  # of every run; 12 pairs are 24 replies
+COUNTS = (25, 50, 100, 200)  # pairs; with all 616 of them see `quality`
+REPLIES = 640  # sampled in all rounds of one run of `rounds`
+
+MODEL, TOKENIZER = load_model("support-lm", device="cpu")
+PAIRS = list(load_preferences("support"))
+PROMPTS = sorted({pair["prompt"] for pair in PAIRS})
+CUSTOMERS = list(load_sweep().replies["prompt"].unique())  # the six of notebook 05
+
+
+class Table:
+    """A table in data/results/. `run` adds the rows of one run, unless the table has its labels."""
+
+    def __init__(self, name):
+        self.name = name
+        self.rows = results.load(name).to_dict("records") if results.done(name, ["method"]) else []
+
+    def run(self, labels, rows):
+        """Add `rows()`, each with `labels` in front, and save. Do nothing where a row has these labels already."""
+        if any(all(row.get(key) == value for key, value in labels.items()) for row in self.rows):
+            return
+        began = time.monotonic()
+        new = [labels | row for row in rows()]
+        self.rows += new
+        results.save(self.name, self.rows)
+        told = [f"{row['win']:.3f} at KL {row['kl']:.2f}" for row in new if "win" in row]
+        print(f"\n{self.name} {labels}: {time.monotonic() - began:.0f} s; {', '.join(told)}", flush=True)
+
+
+@functools.cache
+def held_out():
+    """Return the evaluation on 144 prompts, balanced over intents, that nothing is tuned on."""
+    return HeldOut(MODEL, TOKENIZER, *held_out_prompts("test", "heldout", count=144))
+
+
+@functools.cache
+def scorer(seed):
+    """Return the scores of a reward model trained for one pass over the pairs."""
+    return scorer_of(train_reward_model(MODEL, TOKENIZER, PAIRS, seed=seed)[0])
+
+
+def run(method, settings, evaluation, seed=0, measured_at=(STEPS,), examples=PAIRS, batch_size=BATCH, customers=None):
+    """Train by `method` and return the rows measured after the steps `measured_at`.
+
+    `chosen` and `rejected` are mean log-ratios over the last five batches, in nats. `customers` is a step after which
+    the replies to the six customers are added as columns.
+    """
+    rows, ratios = [], []
+
+    def on_step(step, metrics, policy):
+        beta = settings.get("beta", 1.0)
+        ratios.append([metrics[f"rewards/{side}"] / beta for side in ("chosen", "rejected")])
+        if step in measured_at:
+            means = [sum(values) / len(values) for values in zip(*ratios[-5:], strict=True)]
+            row = {"step": step, "chosen": means[0], "rejected": means[1]}
+            rows.append(row | evaluation.marked(policy, seed))
+        if step == customers:
+            keep_replies(method, sample_replies(policy, TOKENIZER, CUSTOMERS, seed=3).texts)
+
+    how = {"steps": max(measured_at), "batch_size": batch_size, "seed": seed, "on_step": on_step}
+    train_relative(MODEL, TOKENIZER, examples, method, **how, **settings)
+    return rows
+
+
+def keep_replies(method, texts):
+    """Add a method's replies to the six customers to relatives_replies.csv."""
+    Table("relatives_replies").run(
+        {"method": method}, lambda: [{"prompt": p, "reply": t} for p, t in zip(CUSTOMERS, texts, strict=True)]
+    )
+
+
+# ---- tuning: five settings per method, on dev ----
+
+
+def tuning():
+    """Measure each method at three rates, then at a β three times as high at the best rate, then at one rate more.
+
+    That rate goes on where the best one is the lowest or the highest so far, and else lies between the two best ones.
+    SFT has no β, so it gets the next rate twice.
+    """
+    table, dev = Table("relatives_tuning"), HeldOut(MODEL, TOKENIZER, *held_out_prompts("dev", count=72))
+
+    def measure(method, rate, beta):
+        rate = float(f"{rate:.2g}")
+        labels = {"method": method, "learning_rate": rate} | ({} if beta is None else {"beta": float(f"{beta:.2g}")})
+        settings = settings_of(method, rate, labels.get("beta"))
+        table.run(labels, lambda: run(method, settings, dev, measured_at=(STEPS // 2, STEPS)))
+
+    for method, beta in BETAS.items():
+        for rate in RATES:
+            measure(method, rate, beta)
+        found = best_rates(table.rows, method)
+        measure(method, next_rate(found) if beta is None else found[0], beta and 3 * beta)
+        measure(method, next_rate(best_rates(table.rows, method)), beta)
+
+
+# ---- the results ----
+
+
+def quality():
+    """Measure every method at its best setting, with all seeds, at three checkpoints."""
+    table = Table("relatives_quality")
+    keep_replies("untrained", sample_replies(MODEL, TOKENIZER, CUSTOMERS, seed=3).texts)
+    for seed in SEEDS:
+        for method in BETAS:
+            settings, step = best(method)
+            how = {"measured_at": (10, 20, 40), "customers": step if seed == 0 else None}
+            rows = functools.partial(run, method, settings, held_out(), seed, **how)
+            table.run({"method": method, "seed": seed}, rows)
+
+
+def judged(texts):
+    """Return a row of `HeldOut.marked` for replies that no single policy sampled, without their KL."""
+    seen = held_out()
+    found = judge(seen.prompts, texts, seen.intents)
+    row = {name: float(found[name].mean()) for name in ("score", "fluent", "on_topic", "facts", "words")}
+    wins = wins_text(found["score"], seen.judged["score"])
+    return row | {"win": sum("ltw".index(letter) for letter in wins) / 2 / len(wins), "wins": wins}
+
+
+def samples():
+    """Measure best-of-n by a reward model; `step` is n, and `kl` the upper bound log n − (n − 1)/n."""
+    table = Table("relatives_quality")
+
+    def rows(seed):
+        texts, scores = scored_samples(MODEL, TOKENIZER, held_out().prompts, scorer(seed), 16, seed=7 + seed)
+        if seed == 0:
+            six = scored_samples(MODEL, TOKENIZER, CUSTOMERS, scorer(0), 16, seed=3)
+            keep_replies("best_of_n", best_of(*six, 16))
+        return [{"step": n, "kl": best_of_n_kl(n)} | judged(best_of(texts, scores, n)) for n in (2, 4, 8, 16)]
+
+    for seed in SEEDS:
+        table.run({"method": "best_of_n", "seed": seed}, functools.partial(rows, seed))
+
+
+def kto():
+    """Measure KTO on single liked and disliked replies, also nine to one, with and without weights against that."""
+    table, (settings, step) = Table("relatives_kto"), best("kto")
+    sides = {"liked": ("chosen", True), "disliked": ("rejected", False)}
+    for seed in SEEDS:
+        singles = {
+            name: [{"prompt": pair["prompt"], "completion": pair[side], "label": label} for pair in PAIRS]
+            for name, (side, label) in sides.items()
+        }
+        few = {name: random.Random(seed).sample(rows, len(rows) // 9) for name, rows in singles.items()}
+        ways = {
+            "as many of each": (singles["liked"] + singles["disliked"], {}),
+            "nine liked to one": (singles["liked"] + few["disliked"], {}),
+            "nine liked to one, weighted": (singles["liked"] + few["disliked"], {"undesirable": 9.0}),
+            "nine disliked to one": (few["liked"] + singles["disliked"], {}),
+            "nine disliked to one, weighted": (few["liked"] + singles["disliked"], {"desirable": 9.0}),
+        }
+        for name, (examples, weights) in ways.items():
+            how = {"measured_at": (step,), "examples": examples, "batch_size": 2 * BATCH}
+            rows = functools.partial(run, "kto", settings | weights, held_out(), seed, **how)
+            table.run({"method": name, "seed": seed}, rows)
+
+
+def pairs():
+    """Measure DPO and SFT on fewer pairs, for the same number of steps."""
+    table = Table("relatives_pairs")
+    for seed in SEEDS:
+        for count in COUNTS:
+            some = random.Random(seed).sample(PAIRS, count)
+            for method in ("dpo", "sft"):
+                settings, step = best(method)
+                rows = functools.partial(run, method, settings, held_out(), seed, measured_at=(step,), examples=some)
+                table.run({"method": method, "seed": seed, "pairs": count}, rows)
+
+
+def rounds():
+    """Measure DPO in one, two and three rounds of sampled pairs, and SFT on the best of as many samples."""
+    table = Table("relatives_rounds")
+    for seed in SEEDS:
+        for count in (1, 2, 3):
+            table.run({"method": "dpo", "seed": seed, "rounds": count}, functools.partial(dpo_rounds, count, seed))
+        table.run({"method": "sft", "seed": seed, "rounds": 1}, functools.partial(sft_on_best, seed))
+
+
+def dpo_rounds(count, seed):
+    """Train by DPO in rounds: sample pairs from the policy, rank them by the reward model, and train on them."""
+    settings, step = best("dpo")
+    asked = random.Random(seed).sample(PROMPTS, min(len(PROMPTS), REPLIES // 2))
+    policy, reference, used = MODEL, frozen_copy(MODEL), 0
+    for number in range(count):
+        part = asked[number::count]
+        ranked, _ = ranked_pairs(policy, TOKENIZER, part, scorer(seed), seed=1_000 * seed + number)
+        how = {"steps": round(step / count), "batch_size": BATCH, "seed": seed, "ref_model": reference}
+        policy, used = train_dpo(policy, TOKENIZER, ranked, **how, **settings)[0], used + len(ranked)
+    return [{"step": step, "pairs": used} | held_out().marked(policy, seed)]
+
+
+def sft_on_best(seed):
+    """Train by SFT on the best of four replies to a quarter as many prompts (rejection sampling)."""
+    settings, step = best("sft")
+    asked = random.Random(seed).sample(PROMPTS, REPLIES // 4)
+    texts, scores = scored_samples(MODEL, TOKENIZER, asked, scorer(seed), 4, seed=70 + seed)
+    chosen, rejected = best_of(texts, scores, 4), best_of(texts, -scores, 4)
+    kept = [
+        {"prompt": prompt, "chosen": good, "rejected": bad}
+        for prompt, good, bad in zip(asked, chosen, rejected, strict=True)
+        if good.strip() and good != bad
+    ]
+    row = run("sft", settings, held_out(), seed, measured_at=(step,), examples=kept)[0]
+    return [row | {"pairs": len(kept)}]
+
+
+PARTS = {one.__name__: one for one in (tuning, quality, samples, kto, pairs, rounds)}
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] or list(PARTS)
+    if set(asked) - set(PARTS):
+        sys.exit(f"{Path(__file__).name} knows the parts {', '.join(PARTS)}; got {' '.join(asked)}")
+    for part in asked:
+        began = time.monotonic()
+        PARTS[part]()
+        print(f"\n{part}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
