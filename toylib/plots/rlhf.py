@@ -116,11 +116,11 @@ def win_by_kl(table, presets=(), title="") -> Figure:
             axis.plot([0, *run["kl"]], [0.5, *run["win"]], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
     for kl in presets:
         axis.axvline(kl, color=INK, lw=0.8, ls="--")
-        axis.annotate(f"KL = {kl:g}", (kl, 0.5), (4, 6), textcoords="offset points", fontsize=9, bbox=PLATE)
+        axis.annotate(f"{kl:g}", (kl, 0.5), (2, 5), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set(xlabel="KL to the reference, nats per reply", ylabel="win rate over the reference", xlim=(0, None))
     axis.set_title(title, loc="left")
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper right")
     return figure
 
 
