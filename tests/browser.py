@@ -111,9 +111,13 @@ class LiveFigure:
         self.picture = box.locator(".toylib-picture")
 
     def now(self):
-        """The slider's value in words, the numbers that are seen, and the picture as painted."""
+        """The slider's value in words, the numbers that are seen, and the layer that is seen."""
         numbers = self.box.locator("[aria-live]").inner_text()
-        return self.slider.get_attribute("aria-valuetext"), numbers, self.picture.screenshot()
+        return (
+            self.slider.get_attribute("aria-valuetext"),
+            numbers,
+            self.picture.locator("img:visible").get_attribute("src"),
+        )
 
     def size(self):
         box = self.box.bounding_box()
@@ -136,10 +140,11 @@ class LiveFigure:
     def check(self, share):
         """Drag it by a share of its track, press a key and press it back: all follows each time, and nothing jumps."""
         self.box.scroll_into_view_if_needed()
-        start, size = self.now(), self.size()
+        start, size, painted = self.now(), self.size(), self.picture.screenshot()
         self.drag(share)
         dragged = self.now()
         assert all(a != b for a, b in zip(start, dragged, strict=True)), (start[:2], dragged[:2])
+        assert self.picture.screenshot() != painted
         key, back = ("ArrowLeft", "ArrowRight") if share > 0 else ("ArrowRight", "ArrowLeft")
         self.press(key)
         pressed = self.now()

@@ -78,7 +78,7 @@ def slider(name, positions, at, after="") -> str:
     return (
         f'<label class="toylib-slider" style="display: none"><span>{name}</span><input type="range" min="0" max="{len(positions) - 1}" '
         f'step="1" value="{at}" autocomplete="off" aria-valuetext="{escaped(positions[at])}" data-texts="{texts}" '
-        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()">{after}</label>'
+        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true">{after}</label>'
     )
 
 
@@ -108,7 +108,7 @@ def escaped(text) -> str:
 
 
 # All that a page does. A picture can be there before the page behind it is read, so START waits for the end of that.
-# Jupyter takes arrow keys for its own where a slider lets them through.
+# Jupyter takes arrow keys for its own unless a slider keeps them: `onkeydown` in JupyterLab, the mark in Notebook 7.
 START = """
 const start = () => {
     const box = this.closest('.toylib-live');
