@@ -214,9 +214,8 @@ def test_reopened_figures_are_live_where_trusted_and_whole_pictures_elsewhere(fr
 
         (home / "data").mkdir(parents=True)
         NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(folder / "x.ipynb", as_version=4))
-    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": "notebooks/x.ipynb"}[
-        frontend
-    ]
+    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
+    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
     with jupyter(folder, home, environment, command=(sys.executable, "-m", frontend)) as address, chromium() as page:
         page.goto(address(place))
         boxes = page.locator(".toylib-live")

@@ -78,7 +78,7 @@ def slider(name, positions, at, after="") -> str:
     return (
         f'<label class="toylib-slider" style="display: none"><span>{name}</span><input type="range" min="0" max="{len(positions) - 1}" '
         f'step="1" value="{at}" autocomplete="off" aria-valuetext="{escaped(positions[at])}" data-texts="{texts}" '
-        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()">{after}</label>'
+        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true">{after}</label>'
     )
 
 
@@ -107,19 +107,23 @@ def escaped(text) -> str:
     return html.escape(" ".join(text.split()))
 
 
-# All that a page does. Jupyter takes arrow keys for its own where a slider lets them through.
+# All that a page does. A picture can be there before the page behind it is read, so START waits for the end of that.
+# Jupyter takes arrow keys for its own unless a slider keeps them: `onkeydown` in JupyterLab, the mark in Notebook 7.
 START = """
-const box = this.closest('.toylib-live');
-for (const one of box.querySelectorAll('.toylib-slider, .toylib-moving')) one.style.display = '';
-for (const stack of box.querySelectorAll('.toylib-stack'))
-    for (const [at, one] of [...stack.children].entries()) {
-        one.style.display = '';
-        one.style.visibility = at == %d ? 'visible' : 'hidden';
-    }
-this.style.display = 'none';
-const scroller = this.closest('.toylib-picture');
-if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
-for (const one of box.querySelectorAll('input')) one.dispatchEvent(new Event('input', {bubbles: true}));
+const start = () => {
+    const box = this.closest('.toylib-live');
+    for (const one of box.querySelectorAll('.toylib-slider, .toylib-moving')) one.style.display = '';
+    for (const stack of box.querySelectorAll('.toylib-stack'))
+        for (const [at, one] of [...stack.children].entries()) {
+            one.style.display = '';
+            one.style.visibility = at == %d ? 'visible' : 'hidden';
+        }
+    this.style.display = 'none';
+    const scroller = this.closest('.toylib-picture');
+    if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0;
+    for (const one of box.querySelectorAll('input')) one.dispatchEvent(new Event('input', {bubbles: true}));
+};
+if (document.readyState == 'loading') document.addEventListener('DOMContentLoaded', start); else start();
 """
 MOVE = """
 const was = this.dataset.was ?? this.defaultValue;
