@@ -75,7 +75,6 @@ def failure_runs(experiments):
         "own reference": (support, {"reference": own_reference, "steps": 120}),
         "no shift": (support, {"score": without_shift, "steps": 40}),
         "pads counted": (support, {"score": pads_counted, "steps": 20} | rescored),
-        "rate too high": (support, {"learning_rate": 1e-3, "steps": 40}),
         "confounded, no EOS": (without_eos(confounded), {}),
         "confounded, sum": (confounded, {}),
         "confounded, mean": (confounded, by_mean),
