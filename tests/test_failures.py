@@ -13,6 +13,7 @@ from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import claim, dpo_loss, frozen_copy, train_dpo
 from toylib.labs import failures
+from toylib.labs.failure_runs import Study
 from toylib.labs.failures import (
     cached_reference,
     flip_labels,
@@ -62,8 +63,8 @@ def test_with_nothing_broken_the_loop_is_train_dpo():
 
 def test_the_loop_that_notebook_06_shows_is_the_one_it_imports():
     reference = cached_reference(MODEL, ROWS)
-    with_doors = shown("06", "dpo_with_doors")
-    by_hand = with_doors(MODEL, ROWS, right_score, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
+    open_dpo = shown("06", "open_dpo")
+    by_hand = open_dpo(MODEL, ROWS, right_score, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
     policy, _ = run_dpo(MODEL, ROWS, reference, beta=0.5, learning_rate=1e-3, steps=4, batch_size=2)
     assert all(torch.equal(a, b) for a, b in zip(by_hand.parameters(), policy.parameters(), strict=True))
 
@@ -275,17 +276,21 @@ def claim_cell(name):
         kept = [] if kept[-1].startswith("claim(") else kept
 
 
-def shipped(name):
-    return pandas.read_csv(ROOT / "data" / "results" / f"{name}.csv")
+def shipped(name, change):
+    """A shipped study whose table went through `change`."""
+    study = Study(name)
+    study.table = change(study.table)
+    return study
 
 
 @pytest.mark.parametrize("contrary", [False, True])
 def test_the_claim_on_flipped_labels_fails_when_the_study_says_otherwise(contrary, capsys):
-    flips = shipped("flips")
-    if contrary:  # the more flips, the better
-        flips["flipped"] = (0.5 - flips["flipped"]).round(1)
-    scope = {"at_end": flips[flips["step"] == 80], "claim": claim}
-    scope |= {"wins": pandas.DataFrame({"long is chosen": [0.4], "brief is good": [0.7]})}
+    def the_more_flips_the_better(table):
+        return table.assign(flipped=(0.5 - table["flipped"]).round(1))
+
+    flips = shipped("flips", the_more_flips_the_better if contrary else lambda table: table)
+    steps = {share: flips.seeds("plain", "win", 80, share).mean() for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)}
+    scope = {"flips": flips, "EQUAL_KL": 0.5, "by_share": pandas.DataFrame({"steps": steps}), "claim": claim}
     if contrary:
         with pytest.raises(AssertionError, match="^✗ "):
             exec(claim_cell("C20"), scope)  # noqa: S102 (our own notebook)
@@ -297,17 +302,21 @@ def test_the_claim_on_flipped_labels_fails_when_the_study_says_otherwise(contrar
 
 @pytest.mark.parametrize("contrary", [False, True])
 def test_the_claim_on_length_fails_when_the_study_says_otherwise(contrary, capsys):
-    study = shipped("failures")
-    if contrary:  # it was the balanced pairs that taught length
+    def balanced_pairs_taught_length(table):
         swap = {"confounded, sum": "balanced, sum", "balanced, sum": "confounded, sum"}
-        study["run"] = study["run"].replace(swap)
+        return table.assign(run=table["run"].replace(swap))
+
     names = [f"{pairs}, {kind}" for pairs in ("confounded", "balanced") for kind in ("sum", "mean")]
-    last = {name: study[study["run"] == name].sort_values("step").groupby("seed").last() for name in names}
-    scope = {"claim": claim, "seeds": lambda run, column: last[run][column]}
-    scope |= {"lengths": pandas.DataFrame({"x": [0.1, 0.9, 0.5, 0.5]}, index=names)}
+    study = shipped("failures", balanced_pairs_taught_length if contrary else lambda table: table)
+    scope = {"claim": claim, "study": study, "names": names}
     if contrary:
         with pytest.raises(AssertionError, match="^✗ "):
             exec(claim_cell("D07"), scope)  # noqa: S102
     else:
         exec(claim_cell("D07"), scope)  # noqa: S102
         assert capsys.readouterr().out.startswith("✓ ")
+
+
+def test_a_run_that_the_study_does_not_have_is_named():
+    with pytest.raises(KeyError, match="no run 'β too low'"):
+        Study("failures").run("β too low")
