@@ -264,7 +264,9 @@ def test_the_lab_shows_the_numbers_and_replies_of_the_chosen_beta(shipped, monke
     for beta in (0.02, 5.0):
         at = [float(one) for one, _ in positions].index(beta)
         numbers, shown = positions[at][1], html.unescape(tables[at])
-        last = shipped.quality[(shipped.quality["beta"] == beta) & (shipped.quality["step"] == 160)].mean()
+        last = shipped.quality[(shipped.quality["beta"] == beta) & (shipped.quality["step"] == 160)].mean(
+            numeric_only=True
+        )
         mine = shipped.replies[(shipped.replies["beta"] == beta) & (shipped.replies["seed"] == 0)]
         assert f"{last['kl']:.2f} ± {last['kl_error']:.2f}" in numbers and f"win rate {last['win']:.2f}" in numbers
         assert all(reply.strip() in shown for reply in mine["reply"])

@@ -34,11 +34,11 @@ def load_model(
     if not source.is_dir():
         if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1:
             raise ValueError(f"no folder {str(name)!r}: give support-lm, a folder with a saved model, or a hub id")
-    elif not (source / "config.json").is_file():
-        if (source / "adapter_config.json").is_file():
-            from toylib.engine.adapters import load_merged
+    elif (source / "adapter_config.json").is_file() and not list(source.glob("model*.safetensors")):
+        from toylib.engine.adapters import load_merged
 
-            return load_merged(source, device)
+        return load_merged(source, device)
+    elif not (source / "config.json").is_file():
         raise ValueError(f"the folder {str(name)!r} holds no model: it has no config.json")
     model, tokenizer = _loaded(source if source.is_dir() else name, name)
     if tokenizer.pad_token_id is None:
