@@ -135,7 +135,7 @@ def make_series(root, sheet=True, repository=""):
         new_markdown_cell("**What we saw.** It fell.\n\n## Second\n\n" + GUESS, id="second"),
         new_code_cell("frame", id="frame", outputs=[new_output("execute_result", data={"text/html": frame})]),
         new_code_cell(
-            "claim()", id="claims", metadata={"jupyter": {"source_hidden": True}}, outputs=[figure("Chart.")]
+            "# @title Checks\nclaim()", id="claims", metadata={"jupyter": {"source_hidden": True}}, outputs=[figure("Chart.")]
         ),
     ]
     second = [
