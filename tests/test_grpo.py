@@ -110,7 +110,8 @@ def test_grpo_solves_a_bandit(group_size):
     how = {"learning_rate": 1e-2, "kl_coefficient": 0.0, "max_new_tokens": 3, "group_size": group_size}
     _, history = train_grpo(model, TOKENIZER, PROMPTS, says_sorry, steps=25, batch_size=64, **how)
     assert history["score"].iloc[0] < 0.2 and history["score"].iloc[-3:].mean() > 0.9
-    assert history["agreed"].iloc[-1] > history["agreed"].iloc[0]  # the better the policy, the fewer groups teach
+    solved = history["score"] == 1  # the better the policy, the fewer groups teach
+    assert solved.any() and (history["agreed"][solved] == 1).all() and history["agreed"].min() < 0.6
 
 
 def test_a_group_of_replies_goes_to_each_prompt_and_the_first_update_starts_at_the_reference():
