@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import functools
 import random
-import sys
-import time
-from pathlib import Path
 
 import results
 from relatives_search import BETAS, RATES, best, best_rates, next_rate, settings_of
@@ -41,25 +38,6 @@ MODEL, TOKENIZER = load_model("support-lm", device="cpu")
 PAIRS = list(load_preferences("support"))
 PROMPTS = sorted({pair["prompt"] for pair in PAIRS})
 CUSTOMERS = list(load_sweep().replies["prompt"].unique())  # the six of notebook 05
-
-
-class Table:
-    """A table in data/results/. `run` adds the rows of one run, unless the table has its labels."""
-
-    def __init__(self, name):
-        self.name = name
-        self.rows = results.load(name).to_dict("records") if results.done(name, ["method"]) else []
-
-    def run(self, labels, rows):
-        """Add `rows()`, each with `labels` in front, and save. Do nothing where a row has these labels already."""
-        if any(all(row.get(key) == value for key, value in labels.items()) for row in self.rows):
-            return
-        began = time.monotonic()
-        new = [labels | row for row in rows()]
-        self.rows += new
-        results.save(self.name, self.rows)
-        told = [f"{row['win']:.3f} at KL {row['kl']:.2f}" for row in new if "win" in row]
-        print(f"\n{self.name} {labels}: {time.monotonic() - began:.0f} s; {', '.join(told)}", flush=True)
 
 
 @functools.cache
@@ -99,7 +77,7 @@ def run(method, settings, evaluation, seed=0, measured_at=(STEPS,), examples=PAI
 
 def keep_replies(method, texts):
     """Add a method's replies to the six customers to relatives_replies.csv."""
-    Table("relatives_replies").run(
+    results.Table("relatives_replies").run(
         {"method": method}, lambda: [{"prompt": p, "reply": t} for p, t in zip(CUSTOMERS, texts, strict=True)]
     )
 
@@ -113,7 +91,7 @@ def tuning():
     That rate goes on where the best one is the lowest or the highest so far, and else lies between the two best ones.
     SFT has no β, so it gets the next rate twice.
     """
-    table, dev = Table("relatives_tuning"), HeldOut(MODEL, TOKENIZER, *held_out_prompts("dev", count=72))
+    table, dev = results.Table("relatives_tuning"), HeldOut(MODEL, TOKENIZER, *held_out_prompts("dev", count=72))
 
     def measure(method, rate, beta):
         rate = float(f"{rate:.2g}")
@@ -134,7 +112,7 @@ def tuning():
 
 def quality():
     """Measure every method at its best setting, with all seeds, at three checkpoints."""
-    table = Table("relatives_quality")
+    table = results.Table("relatives_quality")
     keep_replies("untrained", sample_replies(MODEL, TOKENIZER, CUSTOMERS, seed=3).texts)
     for seed in SEEDS:
         for method in BETAS:
@@ -155,7 +133,7 @@ def judged(texts):
 
 def samples():
     """Measure best-of-n by a reward model; `step` is n, and `kl` the upper bound log n − (n − 1)/n."""
-    table = Table("relatives_quality")
+    table = results.Table("relatives_quality")
 
     def rows(seed):
         texts, scores = scored_samples(MODEL, TOKENIZER, held_out().prompts, scorer(seed), 16, seed=7 + seed)
@@ -170,7 +148,7 @@ def samples():
 
 def kto():
     """Measure KTO on single liked and disliked replies, also nine to one, with and without weights against that."""
-    table, (settings, step) = Table("relatives_kto"), best("kto")
+    table, (settings, step) = results.Table("relatives_kto"), best("kto")
     sides = {"liked": ("chosen", True), "disliked": ("rejected", False)}
     for seed in SEEDS:
         singles = {
@@ -193,7 +171,7 @@ def kto():
 
 def pairs():
     """Measure DPO and SFT on fewer pairs, for the same number of steps."""
-    table = Table("relatives_pairs")
+    table = results.Table("relatives_pairs")
     for seed in SEEDS:
         for count in COUNTS:
             some = random.Random(seed).sample(PAIRS, count)
@@ -205,7 +183,7 @@ def pairs():
 
 def rounds():
     """Measure DPO in one, two and three rounds of sampled pairs, and SFT on the best of as many samples."""
-    table = Table("relatives_rounds")
+    table = results.Table("relatives_rounds")
     for seed in SEEDS:
         for count in (1, 2, 3):
             table.run({"method": "dpo", "seed": seed, "rounds": count}, functools.partial(dpo_rounds, count, seed))
@@ -243,10 +221,4 @@ def sft_on_best(seed):
 PARTS = {one.__name__: one for one in (tuning, quality, samples, kto, pairs, rounds)}
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or list(PARTS)
-    if set(asked) - set(PARTS):
-        sys.exit(f"{Path(__file__).name} knows the parts {', '.join(PARTS)}; got {' '.join(asked)}")
-    for part in asked:
-        began = time.monotonic()
-        PARTS[part]()
-        print(f"\n{part}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    results.run_parts(PARTS, __file__)

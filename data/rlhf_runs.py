@@ -11,13 +11,10 @@ best settings of `tuning` and measure on the hand-written test prompts and the h
 from __future__ import annotations
 
 import functools
-import sys
-import time
-from pathlib import Path
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, Table, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -44,7 +41,7 @@ def checkpoints(method, settings):
 
 def tuning():
     """Measure equally many settings of every method, each at three checkpoints, on 120 `dev` prompts."""
-    held_out, table = Composite("dev", count=120), Table("rlhf_tuning")
+    held_out, table = Composite("dev", count=120), results.Table("rlhf_tuning")
     for count in range(SETTINGS_EACH):
         for method in search.METHODS:
             if len(search.measured(method)) <= count:
@@ -68,7 +65,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
-    held_out, table = Composite(count=144), Table("rlhf_quality")
+    held_out, table = Composite(count=144), results.Table("rlhf_quality")
     for seed in SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
@@ -82,7 +79,7 @@ def noise():
 
     PPO runs on the reward model of its best setting and on one that was trained until it fits the noise.
     """
-    held_out, table = Composite(count=144), Table("rlhf_noise")
+    held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {})]:
@@ -94,7 +91,7 @@ def noise():
 
 def hacking():
     """Measure PPO at its best setting without the KL term. With it, it is the run of `quality`."""
-    held_out, table = Composite(count=144), Table("rlhf_hacking")
+    held_out, table = Composite(count=144), results.Table("rlhf_hacking")
     settings, _ = best("ppo")
     for seed in SEEDS:
         how = ("ppo", settings | {"kl_coefficient": 0.0}, held_out, seed, QUARTERS)
@@ -112,7 +109,7 @@ class Quotes(HeldOut):
 def verifiable():
     """Measure GRPO on a reward that needs no model: 1 where the reply quotes the prompt's order number and no other."""
     pairs = [one for one in zip(*held_out_prompts(), strict=True) if "order" in dict(find_slots(one[0]))]
-    held_out, table = Quotes(MODEL, TOKENIZER, *zip(*pairs, strict=True)), Table("rlhf_verifiable")
+    held_out, table = Quotes(MODEL, TOKENIZER, *zip(*pairs, strict=True)), results.Table("rlhf_verifiable")
     asked = [prompt for prompt in PROMPTS if "order" in dict(find_slots(prompt))]
     settings, _ = best("grpo")
     for seed in SEEDS:
@@ -129,7 +126,7 @@ def composite():
     ranked. The on-policy methods keep their settings. DPO on the style pairs is the run of `quality`.
     """
     intent_of = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "support" / "train.jsonl")}
-    scorer, table = brief_scorer(intent_of), Table("rlhf_composite")
+    scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
     ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
     start, _ = best("dpo")
@@ -155,10 +152,4 @@ def composite():
 PARTS = {one.__name__: one for one in (tuning, quality, noise, hacking, verifiable, composite)}
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or list(PARTS)
-    if set(asked) - set(PARTS):
-        sys.exit(f"{Path(__file__).name} knows the parts {', '.join(PARTS)}; got {' '.join(asked)}")
-    for part in asked:
-        began = time.monotonic()
-        PARTS[part]()
-        print(f"\n{part}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    results.run_parts(PARTS, __file__)

@@ -1,12 +1,9 @@
-"""Train one run of data/rlhf_runs.py, measure it at checkpoints, and keep its rows in a table of data/results/."""
+"""Train one run of data/rlhf_runs.py, and measure it at checkpoints."""
 
 from __future__ import annotations
 
 import functools
 import random
-import time
-
-import results
 
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
@@ -54,26 +51,6 @@ class Recorder:
             row = {"step": step, "sampled": self.sampled, "new_replies": len(self.new_replies)}
             row |= {"scorer": self.scores[-1], "scorer_at_start": self.scores[0]}  # means over a rollout
             self.rows.append(row | self.held_out(policy, self.seed))
-
-
-class Table:
-    """A table in data/results/: `run` adds the rows of one run, unless the table has its labels."""
-
-    def __init__(self, name):
-        self.name = name
-        known = results.done(name, ["method"])
-        self.rows = results.load(name).to_dict("records") if known else []
-
-    def run(self, labels, rows):
-        """Add `rows()`, each with `labels` in front, and save; do nothing where a row has these labels."""
-        if any(all(row.get(key) == value for key, value in labels.items()) for row in self.rows):
-            return
-        began = time.monotonic()
-        new = [labels | row for row in rows()]
-        seconds = {"seconds": time.monotonic() - began}
-        self.rows += [row | seconds for row in new]
-        results.save(self.name, self.rows)
-        print(f"\n{self.name} {labels}: {seconds['seconds']:.0f} s, wins {[row.get('win') for row in new]}", flush=True)
 
 
 @functools.lru_cache(maxsize=4)

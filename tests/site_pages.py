@@ -135,7 +135,10 @@ def make_series(root, sheet=True, repository=""):
         new_markdown_cell("**What we saw.** It fell.\n\n## Second\n\n" + GUESS, id="second"),
         new_code_cell("frame", id="frame", outputs=[new_output("execute_result", data={"text/html": frame})]),
         new_code_cell(
-            "# @title Checks\nclaim()", id="claims", metadata={"jupyter": {"source_hidden": True}}, outputs=[figure("Chart.")]
+            "# @title Checks\nclaim()",
+            id="claims",
+            metadata={"jupyter": {"source_hidden": True}},
+            outputs=[figure("Chart.")],
         ),
     ]
     second = [
@@ -189,3 +192,10 @@ def foreign(site):
             addresses = [tag.get("src") or tag.get("href") or "" for tag in content]
             found += [(path.name, address) for address in addresses if re.match(r"(https?:)?//", address)]
     return found
+
+
+def small_site(root):
+    """Make the small series in `root` and write it as a site. Return the site's folder."""
+    make_series(root)
+    write_site(root, root / "out")
+    return root / "out"

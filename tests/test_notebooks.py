@@ -229,6 +229,12 @@ def test_the_closing_claims_are_one_folded_cell(path):
 
 
 @each_notebook
+def test_no_claim_shows_its_id(path):
+    printed = "".join(output.get("text", "") for _, output in outputs(path))
+    assert not re.search(r"^[✓✗] [CD]\d\d\b", printed, re.MULTILINE), "run `python3 lab.py build`"
+
+
+@each_notebook
 def test_no_claim_holds_by_decree(path):
     assigned = assignments(path)
     assert not [name for name, holds in claims(path) if not is_computed(holds, assigned)]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 from conftest import ROOT
-from site_pages import foreign, lost, make_series, soup_of, write_site
+from site_pages import foreign, lost, make_series, small_site, soup_of, write_site
 
 ROW = ["01_four_numbers.html", "02_next.html", "10_the_interview.html"]
 
@@ -16,10 +16,7 @@ ROW = ["01_four_numbers.html", "02_next.html", "10_the_interview.html"]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The small series as a site: its folder."""
-    root = tmp_path_factory.mktemp("series")
-    make_series(root)
-    write_site(root, root / "out")
-    return root / "out"
+    return small_site(tmp_path_factory.mktemp("series"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, NO_BROWSER, chromium
 from conftest import ROOT
-from site_pages import QUESTIONS, make_series, write_site
+from site_pages import QUESTIONS, small_site, write_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason=NO_BROWSER)]
 AXE = importlib.util.find_spec("axe_playwright_python")  # brings axe-core along; not among what we install
@@ -30,10 +30,7 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    root = tmp_path_factory.mktemp("series")
-    make_series(root)
-    write_site(root, root / "out")
-    return root / "out"
+    return small_site(tmp_path_factory.mktemp("series"))
 
 
 @pytest.fixture(scope="module")

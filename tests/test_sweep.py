@@ -157,6 +157,34 @@ def test_results_are_added_to_a_table_and_found_again(tmp_path, monkeypatch):
     assert len(results.load("small")) == 1
 
 
+def test_a_table_runs_only_what_it_does_not_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    calls = []
+
+    def rows():
+        calls.append(1)
+        return [{"step": 1, "kl": 0.5, "win": 0.6}, {"step": 2, "kl": 1.0, "win": 0.7}]
+
+    results.Table("runs").run({"method": "dpo", "seed": 0}, rows)
+    assert "0.600 at KL 0.50, 0.700 at KL 1.00" in capsys.readouterr().out
+    again = results.Table("runs")  # read back, as by a script that starts again
+    again.run({"method": "dpo", "seed": 0}, rows)
+    again.run({"method": "dpo", "seed": 1}, rows)
+    assert len(calls) == 2 and results.load("runs")["seed"].tolist() == [0, 0, 1, 1]
+    assert list(results.load("runs").columns) == ["method", "seed", "step", "kl", "win", "seconds"]
+
+
+def test_a_script_runs_the_parts_asked_for_and_names_those_it_has(monkeypatch, capsys):
+    done = []
+    parts = {"first": lambda: done.append("first"), "second": lambda: done.append("second")}
+    monkeypatch.setattr(sys, "argv", ["x.py", "second"])
+    results.run_parts(parts, "data/x.py")
+    assert done == ["second"] and "second: 0.0 minutes" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["x.py", "third"])
+    with pytest.raises(SystemExit, match="x.py knows the parts first, second; got third"):
+        results.run_parts(parts, "data/x.py")
+
+
 # ---- the shipped sweep ----
 
 

@@ -25,7 +25,7 @@ def win_rate(scores, baseline_scores, z=1.96) -> tuple[float, float, float]:
     ours, theirs = (torch.as_tensor(list(values), dtype=torch.float64) for values in (scores, baseline_scores))
     if ours.shape != theirs.shape or len(ours) < 2:
         raise ValueError(f"need two equally long lists of at least two scores, got {len(ours)} and {len(theirs)}")
-    wins = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    wins = _wins(ours, theirs)
     rate, error = wins.mean().item(), wins.std().item() / math.sqrt(len(wins))
     return rate, rate - z * error, rate + z * error
 
@@ -72,7 +72,7 @@ def length_controlled_win_rate(scores, baseline_scores, words, baseline_words, *
             f"need four equally long lists of at least two numbers, got {[len(values) for values in lists]}"
         )
     ours, theirs, longer = lists[0], lists[1], lists[2] - lists[3]
-    wins = (ours > theirs).double() + 0.5 * (ours == theirs).double()
+    wins = _wins(ours, theirs)
     inputs = torch.stack((torch.ones_like(longer), longer / longer.std().clamp(min=1e-9)), dim=1)
     drawn = _shares_drawn(len(wins), draws, torch.Generator().manual_seed(seed))
     weights = torch.cat((torch.full((1, len(wins)), 1 / len(wins), dtype=torch.float64), drawn))
@@ -86,6 +86,11 @@ def length_controlled_win_rate(scores, baseline_scores, words, baseline_words, *
     rates = torch.sigmoid(found[:, 0])
     low, high = rates[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Difference(rates[0].item(), low, high)
+
+
+def _wins(ours, theirs) -> torch.Tensor:
+    """Return 1 where a score is above the other, ½ where they tie, and 0 where it is below."""
+    return (ours > theirs).double() + 0.5 * (ours == theirs).double()
 
 
 def _shares_drawn(count, draws, generator) -> torch.Tensor:
