@@ -90,12 +90,12 @@ def run_all(page, timeout=1500):
     page.wait_for_function(RAN, timeout=1000 * timeout)
 
 
-def scroll_to(page, found):
-    """Bring `found` into view; JupyterLab attaches cells only when they are scrolled to, on a busy machine late."""
+def scroll_to(page, found, count=1):
+    """Bring `found` into view, all `count` of them; JupyterLab attaches cells only when they are scrolled to, and late."""
     cells = page.locator(".jp-Cell, .cell")
     for patience in (100, 500, 2000):
         for number in range(cells.count()):
-            if found.count():
+            if found.count() >= count:
                 break
             cells.nth(number).scroll_into_view_if_needed()
             page.wait_for_timeout(patience)
@@ -111,13 +111,15 @@ class LiveFigure:
         self.picture = box.locator(".toylib-picture")
 
     def now(self):
-        """The slider's value in words, the numbers that are seen, and the layer that is seen."""
+        """The slider's value in words, the numbers that are seen, and what is seen: a layer, or a drawing of the page."""
         numbers = self.box.locator("[aria-live]").inner_text()
-        return (
-            self.slider.get_attribute("aria-valuetext"),
-            numbers,
-            self.picture.locator("img:visible").get_attribute("src"),
-        )
+        seen = self.picture.locator("img:visible, svg:visible")
+        drawn = seen.evaluate("one => one.tagName == 'IMG' ? one.src : one.innerHTML")
+        return self.slider.get_attribute("aria-valuetext"), numbers, drawn
+
+    def place(self):
+        """Where the handle is, 0 at the left end of the track and 1 at the right one."""
+        return self.slider.evaluate("slider => (slider.value - slider.min) / (slider.max - slider.min)")
 
     def size(self):
         box = self.box.bounding_box()
@@ -125,8 +127,7 @@ class LiveFigure:
 
     def drag(self, share):
         """Drag the handle by a share of the track."""
-        at = self.slider.evaluate("slider => (slider.value - slider.min) / (slider.max - slider.min)")
-        box = self.slider.bounding_box()
+        at, box = self.place(), self.slider.bounding_box()
         x, y = box["x"] + 12 + at * (box["width"] - 24), box["y"] + box["height"] / 2
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -138,9 +139,14 @@ class LiveFigure:
         self.page.keyboard.press(key)
 
     def check(self, share):
-        """Drag it by a share of its track, press a key and press it back: all follows each time, and nothing jumps."""
+        """Drag it by a share of its track, press a key and press it back: all follows each time, and nothing jumps.
+
+        It is dragged the other way where the track ends before that.
+        """
         self.box.scroll_into_view_if_needed()
-        start, size, painted = self.now(), self.size(), self.picture.screenshot()
+        painted = self.picture.screenshot()  # first, because what was never painted has no text yet
+        start, size = self.now(), self.size()
+        share = share if 0 <= self.place() + share <= 1 else -share
         self.drag(share)
         dragged = self.now()
         assert all(a != b for a, b in zip(start, dragged, strict=True)), (start[:2], dragged[:2])
@@ -151,5 +157,5 @@ class LiveFigure:
         assert all(a != b for a, b in zip(dragged, pressed, strict=True)), (dragged[:2], pressed[:2])
         self.press(back)
         assert self.now() == dragged and self.size() == size
-        assert dragged[0] in dragged[1]  # the numbers are those of this position
+        assert dragged[0].replace("-", "−") in self.box.inner_text().replace("-", "−"), "the position can be read"
         assert self.slider.evaluate("slider => slider.labels[0].innerText.trim().length")

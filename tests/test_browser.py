@@ -90,7 +90,7 @@ def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
                 f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
             )
             page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
-            scroll_to(page, boxes)
+            scroll_to(page, boxes, slider_cells(path))
             assert boxes.count() == slider_cells(path)
             for number in range(boxes.count()):
                 live = LiveFigure(page, boxes.nth(number))
@@ -110,7 +110,7 @@ def test_a_notebook_runs_and_its_sliders_move_picture_and_numbers(path, served):
                 "button", name="No Kernel"
             ).click()  # it asks which, as there is none
             boxes = page.locator(".toylib-live")
-            scroll_to(page, boxes)
+            scroll_to(page, boxes, slider_cells(path))
             assert boxes.count() == slider_cells(path)
             for number in range(boxes.count()):
                 live = LiveFigure(page, boxes.nth(number))

@@ -155,8 +155,7 @@ def test_a_figure_follows_mouse_and_keys_on_a_page_of_any_width(kind, shown, tmp
             open_page(page, shown[0], tmp_path, dark)
             live = LiveFigure(page, page.locator(".toylib-live"))
             live.slider.wait_for()
-            middle = live.slider.evaluate("slider => slider.value / slider.max") < 0.5
-            live.check(0.3 if middle else -0.3)
+            live.check(0.3)
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, "the page itself does not scroll"
             height, inside = live.picture.evaluate("box => [box.clientHeight, box.scrollHeight]")
@@ -219,7 +218,7 @@ def test_reopened_figures_are_live_where_trusted_and_whole_pictures_elsewhere(fr
     with jupyter(folder, home, environment, command=(sys.executable, "-m", frontend)) as address, chromium() as page:
         page.goto(address(place))
         boxes = page.locator(".toylib-live")
-        scroll_to(page, boxes)
+        scroll_to(page, boxes, 2)
         page.wait_for_timeout(1500)
         if trusted:
             assert boxes.count() == 2

@@ -87,6 +87,7 @@ def notebook(day):
         cell = next(cell for cell in pages.cells if cell.source.startswith('MODEL = ""'))
         cell.source = cell.source.replace('MODEL = ""', f'MODEL = "../runs/{day.trained.name}"', 1)
     (day.work / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(source.with_name("bootstrap.py"), day.work / "notebooks")  # by it the set-up cell knows the project
     where, finished = day.work / "notebooks" / source.name, False  # it trains into ../runs
     for old in (day.work / "runs").iterdir():  # an earlier try's checkpoints would be found and spoken of
         if old != day.trained:
