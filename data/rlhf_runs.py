@@ -24,9 +24,11 @@ from toylib.labs.verdicts import best_setting, on_an_edge
 from toylib.preferences import DATA, read_file
 
 SEEDS = (0, 1, 2)
+MORE_SEEDS = (*SEEDS, 3, 4)  # of `quality`, where verdicts are close
 TUNING_SEED = 9  # of no other run
 REPLIES = 640  # sampled in one run of PPO, GRPO or online DPO
 SETTINGS_EACH = 7  # that `tuning` measures for each method
+GOAL_CHECKPOINTS = (30, 60, 90, 120)  # of DPO on pairs ranked by the composite goal
 CHECKPOINTS = (10, 15, 20)  # of the on-policy methods: REPLIES end at 20
 QUARTERS = (5, 10, 15, 20)
 
@@ -66,7 +68,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
     held_out, table = Composite(count=144), results.Table("rlhf_quality")
-    for seed in SEEDS:
+    for seed in MORE_SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
             steps = path_to(step) if method == "dpo" else QUARTERS
@@ -133,7 +135,7 @@ def composite():
     dev = Composite("dev", count=72)
     grid = [start, *(dict(zip(start, near, strict=True)) for near in search.neighbours("dpo", tuple(start.values())))]
     for settings in grid:
-        how = ("dpo", settings, dev, TUNING_SEED, checkpoints("dpo", settings))
+        how = ("dpo", settings, dev, TUNING_SEED, GOAL_CHECKPOINTS)
         labels = {"method": "dpo, tuning", "seed": TUNING_SEED, **settings}
         table.run(labels, functools.partial(train, *how, pairs=ranked))
     tried = [row for row in table.rows if row["method"] == "dpo, tuning"]

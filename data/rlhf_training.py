@@ -7,6 +7,8 @@ import random
 
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
+from toylib.evaluation.judge import judge
+from toylib.evaluation.paired import scores_text, wins_text
 from toylib.labs.failures import flip_labels
 from toylib.labs.grpo import train_grpo
 from toylib.labs.online_dpo import online_dpo
@@ -24,14 +26,20 @@ IN_PAIRS = {pair[side] for pair in PAIRS for side in ("chosen", "rejected")}
 
 
 class Composite(HeldOut):
-    """`HeldOut` of shipped prompts, with the composite score in its rows: the judge's, minus 1/40 for every word."""
+    """`HeldOut` of shipped prompts, with the composite score in its rows: the judge's, minus 1/40 for every word.
+
+    `composite` is its mean and `scores` has it for each prompt, as text.
+    """
 
     def __init__(self, *splits, count=None):
         super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
 
     def __call__(self, policy, seed=0):
-        row = self.marked(policy, seed)
-        return row | {"composite": row["score"] - row["words"] / 40}
+        row, texts = self.report(policy, seed)
+        judged = judge(self.prompts, texts, self.intents)
+        goal = judged["score"] - judged["words"] / 40
+        row |= {"wins": wins_text(judged["score"], self.judged["score"]), "composite": goal.mean()}
+        return row | {"scores": scores_text(goal)}
 
 
 class Recorder:

@@ -7,7 +7,17 @@ import torch
 from toylib import load_model
 from toylib.evaluation.comparisons import Difference
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
-from toylib.evaluation.paired import compare, verdict, win_interval, wins_at_kl, wins_at_step, wins_of, wins_text
+from toylib.evaluation.paired import (
+    compare,
+    scores_at_step,
+    scores_text,
+    verdict,
+    win_interval,
+    wins_at_kl,
+    wins_at_step,
+    wins_of,
+    wins_text,
+)
 
 
 def table(*rows):
@@ -40,11 +50,30 @@ def test_wins_at_a_step_are_by_seed_and_the_last_step_is_the_default():
     assert wins_at_step(RUNS)[0].tolist() == [1, 1, 1, 1]
 
 
-def test_at_equal_kl_wins_are_on_a_straight_line_from_ties_at_zero():
-    assert wins_at_kl(RUNS, 0.5)[0].tolist() == [0.75, 0.5, 0.5, 0.25]
-    assert wins_at_kl(RUNS, 2.0)[0].tolist() == [1, 0.75, 0.75, 0.5]
+def test_scores_per_prompt_are_written_as_text_and_read_back_by_seed():
+    rows = [
+        {"seed": seed, "step": step, "scores": scores_text([seed / 3, -step])} for seed in (0, 1) for step in (1, 12)
+    ]
+    found = scores_at_step(pandas.DataFrame(rows))
+    assert list(found) == [0, 1]
+    assert found[1].tolist() == pytest.approx([1 / 3, -12], abs=1e-4)
+    assert scores_at_step(pandas.DataFrame(rows), 1)[0].tolist() == [0, -1]
+
+
+def test_at_equal_kl_wins_are_on_a_straight_line_over_the_root_of_kl_from_ties_at_zero():
+    assert wins_at_kl(RUNS, 0.25)[0].tolist() == [0.75, 0.5, 0.5, 0.25]
+    halfway = (0.5 + 0.5 * 3**0.5) ** 2
+    assert wins_at_kl(RUNS, halfway)[0].tolist() == pytest.approx([1, 0.75, 0.75, 0.5])
     assert wins_at_kl(RUNS, 2.0)[1].tolist() == [0.5] * 4, "the first crossing counts"
     assert sorted(wins_at_kl(RUNS, 2.5)) == [0], "a run that never got there is left out"
+
+
+def test_a_run_measured_seldom_is_not_behind_one_measured_often():
+    """Both follow the same law: the share of wins grows with the root of KL."""
+    often = table(*((0, root, root**2 / 4, "w" * root + "t" * (20 - root)) for root in (1, 2, 3, 4)))
+    seldom = often[often["step"] == 4]
+    for kl in (0.25, 1.0, 2.25):
+        assert wins_at_kl(seldom, kl)[0].mean() == pytest.approx(wins_at_kl(often, kl)[0].mean())
 
 
 def test_two_methods_are_compared_over_the_seeds_they_share():

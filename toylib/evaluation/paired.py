@@ -7,6 +7,7 @@ of many runs come from the scripts in data/ (`HeldOut.marked` makes a row).
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -30,11 +31,24 @@ def wins_at_step(table, step: int | None = None) -> dict[int, Tensor]:
     return {int(seed): wins_of(text) for seed, text in zip(rows["seed"], rows["wins"], strict=True)}
 
 
+def scores_text(scores) -> str:
+    """Return scores, one per prompt, as text with four digits."""
+    return " ".join(f"{score:.4g}" for score in scores)
+
+
+def scores_at_step(table, step: int | None = None) -> dict[int, Tensor]:
+    """Return seed → scores `(prompts,)` of one method's runs, from the `scores` at `step`, by default at the last one."""
+    rows = table[table["step"] == (table["step"].max() if step is None else step)]
+    texts = zip(rows["seed"], rows["scores"], strict=True)
+    return {int(seed): torch.tensor([float(one) for one in text.split()], dtype=torch.float64) for seed, text in texts}
+
+
 def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
     """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats.
 
-    Between two checkpoints, wins are on a straight line over KL. Every run starts at KL 0 with ties. A run that never
-    reached `kl` is left out.
+    Every run starts at KL 0 with ties. Between two checkpoints, wins are on a straight line over √KL, as they nearly are
+    in measured runs (Gao et al. 2023, arXiv 2210.10760): a line over KL would favour the run with more checkpoints.
+    A run that never reached `kl` is left out.
     """
     found = {}
     for seed, run in table.groupby("seed"):
@@ -43,14 +57,15 @@ def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
         points = [(0.0, torch.full_like(wins[0], 0.5)), *zip(run["kl"], wins, strict=True)]
         for (before, left), (after, right) in itertools.pairwise(points):
             if before <= kl <= after:
-                share = (kl - before) / (after - before) if after > before else 0.0
+                roots = [math.sqrt(value) for value in (before, kl, after)]
+                share = (roots[1] - roots[0]) / (roots[2] - roots[0]) if after > before else 0.0
                 found[int(seed)] = left + share * (right - left)
                 break
     return found
 
 
 def compare(wins_a: dict[int, Tensor], wins_b: dict[int, Tensor]) -> Difference:
-    """Return the paired difference in win rate, a minus b, over the seeds that both have, with its 95 % interval.
+    """Return the paired difference in win rate or score, a minus b, over the seeds that both have, with its 95 % interval.
 
     Raises `ValueError` if they share no seed.
     """
