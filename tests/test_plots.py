@@ -15,7 +15,20 @@ import pandas
 import pytest
 
 from toylib import plots
-from toylib.plots import failures, interview, memory, pair, rlhf, simplex, style, sweep, theory, tokens, training
+from toylib.plots import (
+    failures,
+    interview,
+    memory,
+    pair,
+    relatives,
+    rlhf,
+    simplex,
+    style,
+    sweep,
+    theory,
+    tokens,
+    training,
+)
 
 STEPS = [1, 2, 3, 4]
 RUN = pandas.DataFrame(
@@ -49,6 +62,32 @@ METHODS = pandas.DataFrame(
         for method in ("dpo", "online_dpo", "ppo", "grpo")
         for seed in (0, 1)
         for step in (1, 2)
+    ]
+)
+PATHS = pandas.DataFrame(
+    [
+        {"method": method, "seed": seed, "step": step, "kl": 2.0 * step + 0.5 * seed, "win": 0.5 + 0.1 * step}
+        for method in ("dpo", "sft", "simpo", "best_of_n")
+        for seed in (0, 1)
+        for step in (1, 2)
+    ]
+    + [{"method": "sft", "seed": seed, "step": 3, "kl": 90.0, "win": 0.2} for seed in (0, 1)]
+)
+TO_DPO = pandas.DataFrame(
+    [
+        {"method": method, "where": where, "mean": mean, "low": mean - 0.02, "high": mean + 0.02}
+        for where in ("at KL 2", "each at its best")
+        for method, mean in (("sft", -0.05), ("simpo", 0.01), ("kto", 0.04))
+    ]
+)
+BESIDE = pandas.DataFrame(
+    {"method": ["dpo", "dpo", "best_of_n"], "words": [18.0, 20.0, 15.0], "chosen": [1.0, 2.0, float("nan")]}
+)
+FEWER = pandas.DataFrame(
+    [
+        {"method": method, "pairs": pairs, "mean": 0.6, "low": 0.5, "high": 0.8}
+        for method in ("dpo", "sft")
+        for pairs in (200, 25)
     ]
 )
 ARMS = pandas.DataFrame(
@@ -88,6 +127,11 @@ FIGURES = {
     "pair.four_numbers": lambda: pair.four_numbers(-10.0, -14.0, -11.0, -12.5),
     "pair.beta_panels": lambda: pair.beta_panels(2.2, kinds=("probability", "loss", "path"))[0],
     "pair.beta_grid": lambda: pair.beta_grid(2.2, betas=(0.1, 1.0)),
+    "relatives.frontier": lambda: relatives.frontier(PATHS),
+    "relatives.verdicts": lambda: relatives.verdicts(TO_DPO),
+    "relatives.side_effects": lambda: relatives.side_effects(BESIDE),
+    "relatives.by_pairs": lambda: relatives.by_pairs(FEWER),
+    "relatives.walk": lambda: relatives.walk(PATHS)[0],
     "rlhf.parts": lambda: rlhf.parts("Who needs what"),
     "rlhf.rollout_curves": lambda: rlhf.rollout_curves({"ppo": RUN, "grpo": RUN}, ("Rises", "Rises too")),
     "rlhf.memory_bars": lambda: rlhf.memory_bars(
@@ -151,7 +195,8 @@ def test_every_figure_is_drawn_without_a_warning(name):
 
 
 def test_the_list_of_figures_above_is_complete():
-    modules = ("failures", "interview", "memory", "pair", "rlhf", "simplex", "sweep", "theory", "tokens", "training")
+    modules = ("failures", "interview", "memory", "pair", "relatives", "rlhf", "simplex", "sweep", "theory", "tokens")
+    modules += ("training",)
     makers = ("new_figure(", "panel_grid(", "styled_figure(", "empty_bars(", "lab_axes(")
     found = {
         f"{module}.{name}"
@@ -294,6 +339,12 @@ def test_differences_that_touch_zero_are_grey():
     assert [axis.lines[i].get_color() == style.COLORS["grey"] for i in (0, 2)] == [False, True]
 
 
+def test_win_rates_that_touch_one_half_are_grey():
+    (axis,) = rlhf.forest({"a": (0.6, 0.5, 0.7), "b $": (0.7, 0.6, 0.8)}, xlabel="win rate", middle=0.5).axes
+    assert words(axis) == ["0.60", "0.70"] and tick_words(axis) == ["a", "b \\$"]
+    assert [axis.lines[i].get_color() == style.COLORS["grey"] for i in (0, 2)] == [True, False]
+
+
 def test_hacking_has_one_legend_entry_per_kind_of_run():
     paid, wanted = drawn("rlhf.hacking").axes
     assert [text.get_text() for text in wanted.get_legend().get_texts()] == ["tuned"]
@@ -303,6 +354,45 @@ def test_hacking_has_one_legend_entry_per_kind_of_run():
 def test_the_verifiable_reward_is_drawn_beside_the_win_rate():
     (axis,) = drawn("rlhf.verifiable").axes
     assert y_values(axis.lines[0]) == [0.4, 0.4] and y_values(axis.lines[2]) == [0.6, 0.7]
+
+
+# ---- DPO's relatives ----
+
+
+def test_each_family_has_dpo_beside_it_and_collapsed_ends_are_cut_off():
+    axes = drawn("relatives.frontier").axes
+    legends = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in axes]
+    assert legends == [["DPO"], ["DPO", "SFT on chosen"], ["DPO", "SimPO"], ["DPO", "best-of-n"]]
+    mean = next(line for line in axes[1].lines if line.get_label() == "SFT on chosen")
+    assert list(mean.get_xdata()) == [0, 2.25, 4.25, 90] and y_values(mean) == pytest.approx([0.5, 0.6, 0.7, 0.2])
+    assert axes[1].get_xlim()[1] == pytest.approx(1.35 * 4.25)
+
+
+def test_a_difference_whose_interval_holds_zero_is_hollow():
+    left, right = drawn("relatives.verdicts").axes
+    assert tick_words(left) == ["SFT on chosen", "SimPO", "KTO"] and title(right) == "each at its best"
+    marks = [line for line in left.lines if line.get_marker() == "o"]
+    assert [mark.get_markerfacecolor() == style.COLORS["ground"] for mark in marks] == [False, True, False]
+    assert left.get_xlim()[0] == -left.get_xlim()[1]
+
+
+def test_lengths_and_chosen_log_ratios_have_a_dot_per_seed():
+    words_axis, chosen = drawn("relatives.side_effects").axes
+    assert list(words_axis.lines[0].get_xdata()) == [18, 20] and tick_words(words_axis) == ["DPO", "best-of-n"]
+    assert list(chosen.lines[2].get_xdata()) == []  # best-of-n trains nothing
+
+
+def test_win_rates_are_drawn_by_number_of_pairs():
+    (axis,) = drawn("relatives.by_pairs").axes
+    assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["25", "200"]
+    assert list(axis.lines[0].get_xdata()) == [25, 200]
+
+
+def test_the_walk_highlights_one_path():
+    figure, parts = relatives.walk(PATHS)
+    relatives.highlight(parts, relatives.mean_paths(PATHS).loc["simpo"], "SimPO")
+    assert list(parts["path"].get_xdata()) == [0, 2.25, 4.25] and parts["name"].get_text() == "SimPO"
+    assert len(figure.axes[0].lines) == 7  # four faint paths, DPO, the highlighted one, and the line at ½
 
 
 # ---- the sweep over β ----

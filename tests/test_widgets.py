@@ -20,6 +20,7 @@ from toylib.plots.tokens import token_strip
 from toylib.widgets import beta_explorer as widgets_pair
 from toylib.widgets import beta_lab
 from toylib.widgets import live as widgets
+from toylib.widgets import relatives as widgets_relatives
 from toylib.widgets.training import watch_training
 
 DELTA = 2.2
@@ -338,3 +339,28 @@ def test_token_log_probs_are_darker_where_lower():
     texts, colors = strip([-0.001, -2.0, -4.0, -9.0])
     assert texts[2::2] == ["0.00", "-2.00", "-4.00", "-9.00"]
     assert colors[0] > colors[1] > colors[2] == colors[3]
+
+
+# ---- the walk through DPO's relatives ----
+
+
+def test_the_walk_through_methods_shows_each_ones_path_numbers_and_replies(shown):
+    names = ("dpo", "simpo", "best_of_n")
+    quality = pd.DataFrame(
+        [
+            {"method": name, "seed": 0, "step": step, "kl": step * len(name), "win": 0.5 + 0.1 * step}
+            for name in names
+            for step in (1, 2)
+        ]
+    )
+    best = pd.DataFrame({"kl": 2.0, "win": 0.7, "fluent": 0.9, "words": [18.0, 20.0, 9.0]}, index=names)
+    replies = pd.DataFrame(
+        [{"method": name, "prompt": "Customer: Hi.\nAgent:", "reply": f" I am {name}."} for name in names[:2]]
+    )
+    widgets_relatives.walk_through(quality, best, replies)
+    live = Live(shown[-1][0])
+    assert live.texts == ["DPO", "SimPO"]  # best-of-n has no replies here
+    assert "18 words" in live.numbers[0] and "20 words" in live.numbers[1]
+    assert "I am dpo." in live.html and "I am simpo." in live.html
+    assert differing(live.seen(0), live.seen(1)) > 0.001
+    assert "SimPO: KL 2.0, win rate 0.70, 20 words." in shown[-1][0]["text/plain"]

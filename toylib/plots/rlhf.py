@@ -124,15 +124,19 @@ def win_by_kl(table, presets=(), title="") -> Figure:
     return figure
 
 
-def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval") -> Figure:
-    """Draw a dot and an interval per row; `rows` maps a label to `(mean, low, high)`. Those that touch 0 are grey."""
+def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval", middle=0.0) -> Figure:
+    """Draw a dot and an interval per row; `rows` maps a label to `(mean, low, high)`.
+
+    Those that touch `middle`, a difference of 0 or a win rate of ½, are grey.
+    """
     figure, (axis,) = new_figure(height=0.9 + 0.32 * len(rows))
     for place, (mean, low, high) in enumerate(rows.values()):
-        color = COLORS["grey"] if low <= 0 <= high else INK
+        color = COLORS["grey"] if low <= middle <= high else INK
         axis.plot([low, high], [place, place], color=color, lw=2)
         axis.plot(mean, place, "o", color=color, ms=7)
-        axis.annotate(f"{mean:+.2f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
-    axis.axvline(0, color=INK, lw=0.8)
+        number = f"{mean:.2f}" if middle else f"{mean:+.2f}"
+        axis.annotate(number, (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.axvline(middle, color=INK, lw=0.8)
     axis.set_yticks(range(len(rows)), [plain(label) for label in rows])
     axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     axis.margins(x=0.12)
