@@ -5,7 +5,7 @@
 
 Each part writes data/results/relatives_<part>.csv (`samples` adds to the table of `quality`), one row per measurement.
 It skips the runs that its table has, so that it can be stopped and started again. `tuning` measures on `dev` prompts
-only, five settings per method at two steps each. The others take the best settings of `tuning`, and measure on
+only, seven settings per method at three steps each. The others take the best settings of `tuning`, and measure on
 hand-written test prompts and held-out phrasings.
 """
 
@@ -15,7 +15,7 @@ import functools
 import random
 
 import results
-from relatives_search import BETAS, RATES, best, best_rates, next_rate, settings_of
+from relatives_search import BETAS, best, next_setting, settings_of, tried
 
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
@@ -30,7 +30,7 @@ from toylib.reference import frozen_copy
 from toylib.replies import sample_replies
 
 SEEDS = (0, 1, 2)
-STEPS, BATCH = 40, 12  # of every run; 12 pairs are 24 replies
+MEASURED, BATCH = (20, 40, 60), 12  # steps of every run; 12 pairs are 24 replies
 COUNTS = (25, 50, 100, 200)  # pairs; with all 616 of them see `quality`
 REPLIES = 640  # sampled in all rounds of one run of `rounds`
 
@@ -52,7 +52,7 @@ def scorer(seed):
     return scorer_of(train_reward_model(MODEL, TOKENIZER, PAIRS, seed=seed)[0])
 
 
-def run(method, settings, evaluation, seed=0, measured_at=(STEPS,), examples=PAIRS, batch_size=BATCH, customers=None):
+def run(method, settings, evaluation, seed=0, measured_at=MEASURED, examples=PAIRS, batch_size=BATCH, customers=None):
     """Train by `method` and return the rows measured after the steps `measured_at`.
 
     `chosen` and `rejected` are mean log-ratios over the last five batches, in nats. `customers` is a step after which
@@ -82,42 +82,32 @@ def keep_replies(method, texts):
     )
 
 
-# ---- tuning: five settings per method, on dev ----
+# ---- tuning: seven settings per method at three steps, on dev ----
 
 
 def tuning():
-    """Measure each method at three rates, then at a β three times as high at the best rate, then at one rate more.
-
-    That rate goes on where the best one is the lowest or the highest so far, and else lies between the two best ones.
-    SFT has no β, so it gets the next rate twice.
-    """
+    """Measure each method at the settings that `next_setting` gives, one after the other."""
     table, dev = results.Table("relatives_tuning"), HeldOut(MODEL, TOKENIZER, *held_out_prompts("dev", count=72))
-
-    def measure(method, rate, beta):
-        rate = float(f"{rate:.2g}")
-        labels = {"method": method, "learning_rate": rate} | ({} if beta is None else {"beta": float(f"{beta:.2g}")})
-        settings = settings_of(method, rate, labels.get("beta"))
-        table.run(labels, lambda: run(method, settings, dev, measured_at=(STEPS // 2, STEPS)))
-
-    for method, beta in BETAS.items():
-        for rate in RATES:
-            measure(method, rate, beta)
-        found = best_rates(table.rows, method)
-        measure(method, next_rate(found) if beta is None else found[0], beta and 3 * beta)
-        measure(method, next_rate(best_rates(table.rows, method)), beta)
+    for method in BETAS:
+        while setting := next_setting(method, tried(table.rows, method)):
+            rate, beta = setting
+            labels = {"method": method, "learning_rate": rate} | ({} if beta is None else {"beta": beta})
+            table.run(
+                labels, functools.partial(run, method, settings_of(method, rate, beta), dev, measured_at=MEASURED)
+            )
 
 
 # ---- the results ----
 
 
 def quality():
-    """Measure every method at its best setting, with all seeds, at three checkpoints."""
+    """Measure every method at its best setting, with all seeds, at four checkpoints."""
     table = results.Table("relatives_quality")
     keep_replies("untrained", sample_replies(MODEL, TOKENIZER, CUSTOMERS, seed=3).texts)
     for seed in SEEDS:
         for method in BETAS:
             settings, step = best(method)
-            how = {"measured_at": (10, 20, 40), "customers": step if seed == 0 else None}
+            how = {"measured_at": (10, *MEASURED), "customers": step if seed == 0 else None}
             rows = functools.partial(run, method, settings, held_out(), seed, **how)
             table.run({"method": method, "seed": seed}, rows)
 
