@@ -469,6 +469,8 @@ def test_points_of_the_triangle_are_the_policies():
     for point, policy in zip(points, simplex.move_beta(points, WORLD, 1.0), strict=True):
         assert np.array(point.get_data())[:, 0] == pytest.approx(policy @ simplex.CORNERS)
     assert "a, reward +2" in words(figure.axes[0])
+    alone, points = simplex.beta_triangle(dataclasses.replace(WORLD, feature=None), (0.5, 1.0))
+    assert len(points) == 1 and not [text for text in words(alone.axes[1]) if "feature" in text]
     runs = WORLD.runs(1.0)
     _, artists = simplex.step_triangle(WORLD, 1.0, runs)
     simplex.move_step(artists, WORLD, runs, simplex.STEPS[3])

@@ -107,6 +107,12 @@ def test_a_high_beta_stays_at_the_reference():
     assert kls == sorted(kls, reverse=True) and kls[-1] < 1e-3
 
 
+def test_only_a_given_feature_has_its_numbers_under_the_triangle(shown):
+    simplex.simplex_by_beta(*THREE)
+    simplex.simplex_by_beta(*THREE[:3])
+    assert ["one feature, by DPO" in bundle["text/html"] for bundle in shown] == [True, False]
+
+
 @pytest.mark.parametrize("bad", [(("a", "b"), *THREE[1:]), (THREE[0], (0.5, 0.3, 0.3), *THREE[2:])])
 def test_a_world_that_is_none_is_refused(bad):
     with pytest.raises(ValueError, match="three replies|must be above 0"):

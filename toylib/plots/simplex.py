@@ -18,12 +18,12 @@ ROLES = {"hard": ("amber", "--"), "soft": ("margin", "-"), "shared": ("other", "
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Three replies: their names, the reference's probabilities, rewards, and one feature that a small policy has of each."""
+    """Three replies: their names, the reference's probabilities, rewards, and perhaps a feature for a small policy."""
 
     names: tuple[str, ...]
     reference: np.ndarray
     rewards: np.ndarray
-    feature: np.ndarray
+    feature: np.ndarray | None = None
 
     def optimum(self, beta):
         """Return the policy with the highest reward − β·KL (DPO paper, equation 4)."""
@@ -85,11 +85,11 @@ def sigmoid(x):
 
 
 def triangle(axis, world) -> None:
-    """Draw what stands still: the triangle, its corners' names and rewards, KL contours, the family, the reference."""
+    """Draw what stands still: the triangle, its corners' names and rewards, KL contours, any family, the reference."""
     grid = np.array([[a, b, 60 - a - b] for a in range(61) for b in range(61 - a)]) / 60
-    axis.tricontour(
-        *(grid @ CORNERS).T, world.kl(grid), levels=[0.1, 0.3, 0.6, 1.0, 1.5], colors="#C9C5B8", linewidths=0.9
-    )
+    levels = {"levels": [0.1, 0.3, 0.6, 1.0, 1.5], "colors": "#C9C5B8", "linewidths": 0.9}
+    contours = axis.tricontour(*(grid @ CORNERS).T, world.kl(grid), **levels)
+    axis.clabel(contours, fmt="KL %g", fontsize=8, colors=COLORS["grey"])
     axis.plot(*CORNERS[[0, 1, 2, 0]].T, color=COLORS["ink"], lw=1)
     for corner, name, reward, (dx, dy, ha) in zip(
         CORNERS,
@@ -98,9 +98,10 @@ def triangle(axis, world) -> None:
         ((0, -0.05, "center"), (0, -0.05, "center"), (0.03, 0, "left")),
         strict=True,
     ):
-        text = f"{plain(name)}, reward {reward:+g}".replace("-", "−")
+        text = f"{plain(name)}, reward {reward:{'+' if reward else ''}g}".replace("-", "−")
         axis.text(*(corner + (dx, dy)), text, ha=ha, va="top" if dy else "center", fontsize=9)
-    axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["other"], lw=1.4)
+    if world.feature is not None:
+        axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["other"], lw=1.4)
     axis.plot(*(world.reference @ CORNERS), "o", ms=8, mfc=COLORS["ground"], color=COLORS["ink"], zorder=4)
     axis.annotate("reference", world.reference @ CORNERS, (8, -3), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.set(xlim=(-0.12, 1.12), ylim=(-0.13, 0.93), aspect="equal")
@@ -108,34 +109,35 @@ def triangle(axis, world) -> None:
 
 
 def beta_triangle(world, betas) -> tuple[Figure, list]:
-    """Return a triangle with the optimum's path over `betas`, and the artists that `move_beta` moves."""
+    """Return a triangle with the optimum's path over `betas`, and the artists that `move_beta` moves.
+
+    With a feature there are three: the optimum, and where DPO and the goal end in the feature's family.
+    """
+    looks = [("s", "ink", "best policy of all for reward − β·KL"), ("-", "ink", "its path over β")]
+    title = "A high β stays at the reference, a low β goes to the best reply"
+    if world.feature is not None:
+        looks += [(":", "other", "all that one feature can reach"), ("D", "other", "one feature: where DPO ends")]
+        looks += [("X", "other", "one feature: best for reward − β·KL")]
+        title = "With one feature, DPO does not end at the best policy"
     figure, (axis, key) = new_figure(columns=2, width=8.6, height=4.2, width_ratios=[1.5, 1])
     triangle(axis, world)
     axis.plot(*(np.array([world.optimum(beta) for beta in betas]) @ CORNERS).T, color=COLORS["ink"], lw=1.5)
-    looks = (
-        ("optimum", "s", "ink", "the optimum of reward − β·KL"),
-        ("shared, DPO", "D", "other", "one shared feature: where DPO ends"),
-        ("shared, goal", "^", "other", "one shared feature: best reward − β·KL"),
-    )
-    points = [axis.plot([], [], mark, ms=9, color=COLORS[role], mec="white", zorder=5)[0] for _, mark, role, _ in looks]
-    for row, (_, mark, role, words) in enumerate(looks):
-        key.plot(0.02, 0.9 - 0.09 * row, mark, ms=9, color=COLORS[role], mec="white")
-        key.text(0.09, 0.9 - 0.09 * row, words, va="center", fontsize=9)
-    for row, (line, color, words) in enumerate(
-        (("-", COLORS["ink"], "the optimum's path over β"), (":", COLORS["other"], "all that the shared feature can reach"),
-         ("-", "#C9C5B8", "equal KL: 0.1, 0.3, 0.6, 1, 1.5 nats"))
-    ):  # fmt: skip
-        key.plot([0, 0.05], [0.6 - 0.09 * row] * 2, line, color=color, lw=1.5)
-        key.text(0.09, 0.6 - 0.09 * row, words, va="center", fontsize=9)
+    points = []
+    for row, (mark, role, words) in enumerate(looks):
+        style, height = {"ms": 9, "color": COLORS[role], "mec": "white", "lw": 1.5}, 0.9 - 0.09 * row
+        if mark not in "-:":
+            points += axis.plot([], [], mark, zorder=5, **style)
+        key.plot(*(([0, 0.05], [height] * 2) if mark in "-:" else (0.025, height)), mark, **style)
+        key.text(0.09, height, words, va="center", fontsize=9)
     key.set(xlim=(0, 1), ylim=(0, 1))
     key.axis("off")
-    axis.set_title("A high β stays at the reference, a low β goes to the best reply", loc="left")
+    axis.set_title(title, loc="left")
     return figure, points
 
 
 def move_beta(points, world, beta):
-    """Move the points of a `beta_triangle` to this β. Return the policies: the optimum, DPO's and the goal's in the family."""
-    policies = (world.optimum(beta), *world.best_of_family(beta))
+    """Move the points of a `beta_triangle` to this β. Return their policies: the optimum, then DPO's and the goal's in the family."""
+    policies = (world.optimum(beta), *(() if world.feature is None else world.best_of_family(beta)))
     for point, policy in zip(points, policies, strict=True):
         point.set_data(*(policy @ CORNERS)[:, None])
     return policies
@@ -145,15 +147,18 @@ def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
     """Return a triangle beside the KL over the steps, and the artists of each of `World.runs` that `move_step` moves."""
     figure, (axis, right) = new_figure(columns=2, width=8.6, height=4.2, width_ratios=[1.5, 1])
     triangle(axis, world)
-    axis.plot(*(world.optimum(beta) @ CORNERS), "s", ms=9, color=COLORS["ink"], mec="white", zorder=4)
-    axis.set_title(f"Where the loss takes a policy, β = {beta:g}", loc="left")
+    best = world.optimum(beta) @ CORNERS
+    axis.plot(*best, "s", ms=13, color=COLORS["ink"], mec="white", zorder=4)
+    axis.annotate("optimum", best, (0, 10), textcoords="offset points", ha="center", fontsize=9, bbox=PLATE)
+    axis.set_title(f"Hard labels run into the corner, β = {beta:g}", loc="left")
     right.set(
         xscale="symlog",
         xlim=(0, STEPS[-1]),
         xlabel="gradient step",
+        ylabel="KL to the reference, nats",
         ylim=(0, 1.12 * max(world.kl(p).max() for p in runs.values())),
     )
-    right.set_title("KL to the reference, nats", loc="left")
+    right.set_title("Soft labels stop before that", loc="left")
     artists = {}
     for run, (role, line) in ROLES.items():
         style = {"color": COLORS[role], "lw": 1.8, "ls": line}
@@ -163,7 +168,7 @@ def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
             right.plot([], [], **style)[0],
         ]
         end = world.kl(runs[run][-1])
-        words, up = {"soft": ("soft labels", -12), "hard": ("hard labels", 5), "shared": ("soft, one feature", 5)}[run]
+        words, up = {"soft": ("soft labels", -12), "hard": ("hard labels", 5), "shared": ("one feature", 5)}[run]
         right.annotate(words, (STEPS[-1], end), (-4, up), textcoords="offset points", ha="right", fontsize=9)
     return figure, artists
 
