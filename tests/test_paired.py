@@ -47,6 +47,11 @@ def test_at_equal_kl_wins_are_on_a_straight_line_from_ties_at_zero():
     assert sorted(wins_at_kl(RUNS, 2.5)) == [0], "a run that never got there is left out"
 
 
+def test_over_the_root_of_kl_a_quarter_of_the_way_counts_as_half():
+    assert wins_at_kl(RUNS, 0.25, power=0.5)[0].tolist() == [0.75, 0.5, 0.5, 0.25]
+    assert wins_at_kl(RUNS, 1.0, power=0.5)[0].tolist() == wins_at_kl(RUNS, 1.0)[0].tolist(), "a checkpoint stays"
+
+
 def test_two_methods_are_compared_over_the_seeds_they_share():
     ours = {0: torch.tensor([1.0, 1.0]), 1: torch.tensor([1.0, 1.0]), 2: torch.tensor([0.0, 0.0])}
     theirs = {0: torch.tensor([0.5, 0.5]), 1: torch.tensor([0.5, 0.5])}

@@ -30,11 +30,12 @@ def wins_at_step(table, step: int | None = None) -> dict[int, Tensor]:
     return {int(seed): wins_of(text) for seed, text in zip(rows["seed"], rows["wins"], strict=True)}
 
 
-def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
+def wins_at_kl(table, kl: float, power: float = 1.0) -> dict[int, Tensor]:
     """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats.
 
-    Between two checkpoints, wins are on a straight line over KL. Every run starts at KL 0 with ties. A run that never
-    reached `kl` is left out.
+    Between two checkpoints, wins are on a straight line over KL to the `power`: ½ is fairer where checkpoints are far
+    apart, because a win rate rises about as √KL at first. Every run starts at KL 0 with ties. A run that never reached
+    `kl` is left out.
     """
     found = {}
     for seed, run in table.groupby("seed"):
@@ -43,7 +44,8 @@ def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
         points = [(0.0, torch.full_like(wins[0], 0.5)), *zip(run["kl"], wins, strict=True)]
         for (before, left), (after, right) in itertools.pairwise(points):
             if before <= kl <= after:
-                share = (kl - before) / (after - before) if after > before else 0.0
+                low, at, high = (one**power for one in (before, kl, after))
+                share = (at - low) / (high - low) if high > low else 0.0
                 found[int(seed)] = left + share * (right - left)
                 break
     return found

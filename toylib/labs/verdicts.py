@@ -37,15 +37,15 @@ def on_an_edge(table, method, ends=()) -> list[str]:
     return found
 
 
-def wins_by_method(table, steps, kl=None) -> dict[str, dict]:
+def wins_by_method(table, steps, kl=None, power=1.0) -> dict[str, dict]:
     """Return method → seed → wins `(prompts,)`: at the step that `steps` has for each method, or where it reached `kl`.
 
-    Methods of `steps` without a run that reached `kl` are left out.
+    `power` is that of `wins_at_kl`. Methods of `steps` without a run that reached `kl` are left out.
     """
     found = {}
     for method, step in steps.items():
         runs = table[table["method"] == method]
-        wins = wins_at_step(runs, step) if kl is None else wins_at_kl(runs, kl)
+        wins = wins_at_step(runs, step) if kl is None else wins_at_kl(runs, kl, power)
         if wins:
             found[method] = wins
     return found
