@@ -330,7 +330,7 @@ def test_every_setting_is_a_line_and_the_best_has_a_ring():
 def test_win_rate_against_kl_starts_at_the_reference():
     (axis,) = drawn("rlhf.win_by_kl").axes
     assert list(axis.lines[0].get_xdata()) == [0, 2, 4] and y_values(axis.lines[0]) == [0.5, 0.6, 0.7]
-    assert words(axis) == ["3"] and len(axis.get_legend().get_texts()) == 4
+    assert words(axis) == ["3"] and len(axis.get_legend().get_texts()) == 4 and axis.get_xlim() == (0, 9)
 
 
 def test_differences_that_touch_zero_are_grey():
@@ -404,6 +404,7 @@ def test_sweep_figures_average_over_seeds():
     kl, win, shares = drawn("sweep.by_beta").axes
     assert y_values(kl.lines[0]) == [40, 4] and y_values(win.lines[0]) == pytest.approx([0.71, 0.71])
     assert [text.get_text() for text in shares.get_legend().get_texts()] == ["fluent", "facts right", "on topic"]
+    assert title(kl) == "A higher β stays closer" and win.get_ylabel() == "win rate over the reference"
 
 
 def test_paths_through_kl_and_win_rate():

@@ -56,6 +56,7 @@ def rollout_curves(histories, titles=("", "")) -> Figure:
     for axis, title, name in zip(axes, titles, ("reward model's score", "KL, nats per reply"), strict=True):
         axis.set_title(title, loc="left")
         axis.set(xlabel="step", ylabel=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(loc="lower right")
     return figure
 
@@ -106,7 +107,7 @@ def settings_strip(table, title="") -> Figure:
 def win_by_kl(table, presets=(), title="") -> Figure:
     """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
 
-    `table` has the columns `method`, `seed`, `step`, `kl` and `win`.
+    `table` has the columns `method`, `seed`, `step`, `kl` and `win`. The axis ends at three times the highest preset.
     """
     figure, (axis,) = new_figure(height=3.8)
     for method, (label, color, line, marker) in METHODS.items():
@@ -118,9 +119,13 @@ def win_by_kl(table, presets=(), title="") -> Figure:
         axis.axvline(kl, color=INK, lw=0.8, ls="--")
         axis.annotate(f"{kl:g}", (kl, 0.5), (2, 5), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.axhline(0.5, color=INK, lw=0.8)
-    axis.set(xlabel="KL to the reference, nats per reply", ylabel="win rate over the reference", xlim=(0, None))
+    axis.set(
+        xlabel="KL to the reference, nats per reply",
+        ylabel="win rate over the reference",
+        xlim=(0, 3 * max(presets) if presets else None),
+    )
     axis.set_title(title, loc="left")
-    axis.legend(loc="upper right")
+    axis.legend(loc="lower right")
     return figure
 
 
@@ -163,7 +168,7 @@ def hacking(runs, start, titles=("", "")) -> Figure:
         axis.set_title(title, loc="left")
         axis.set(xlabel="step", ylabel=name)
     axes[1].set_ylim(0, 1)
-    axes[1].legend(fontsize=9, loc="lower right")
+    axes[1].legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -179,6 +184,7 @@ def verifiable(table, title="") -> Figure:
             said = label if number == 0 else None
             axis.plot(run["step"], run[column], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
     axis.set(xlabel="step", ylabel="share of replies", ylim=(0, 1))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title(title, loc="left")
     axis.legend(loc="lower right")
     return figure

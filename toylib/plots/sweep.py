@@ -43,7 +43,7 @@ def plain_log(axis, which="x", ticks=()):
 
 
 def first_steps(curves, until=40) -> Figure:
-    """Mean Δ of each batch over the first steps, a line for each β, on a logarithmic scale of steps."""
+    """Mean Δ of each batch over the first steps, a line for each β."""
     figure, (axis,) = new_figure()
     means = mean_over_seeds(curves[curves["step"] <= until])
     ends = []
@@ -91,9 +91,10 @@ def by_beta(means, final) -> Figure:
     plain_log(axes[0], "y", [1, 3, 10, 30])
     axes[1].set(ylim=(0.2, 0.9))
     axes[2].set(ylim=(0, 1.03))
-    titles = ("KL to the reference, nats", "win rate over the reference", "share of replies")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(xscale="log", xlabel="β")
+    titles = ("A higher β stays closer", "The win rate is best in the middle", "A low β breaks fluency and topic")
+    names = ("KL to the reference, nats", "win rate over the reference", "share of replies")
+    for axis, title, name in zip(axes, titles, names, strict=True):
+        axis.set(xscale="log", xlabel="β", ylabel=name)
         plain_log(axis, "x", [0.02, 0.1, 0.5, 2, 5])
         axis.set_title(title, loc="left")
     return figure
@@ -113,9 +114,10 @@ def frontier(quality, column="win", extra=None) -> Figure:
         axis.plot(path["kl"].iloc[-1], path[column].iloc[-1], ms=11, ls="", **look)
         ends.append((path["kl"].iloc[-1], path[column].iloc[-1], beta, path[column].iloc[-1] == path[column].max()))
     if extra is not None:
-        for beta, path in mean_over_seeds(extra[extra["step"] > 0]).groupby("beta"):
-            style = {"color": COLORS["example"], "mfc": "none", "marker": "o", "ms": 8}
-            axis.plot(path["kl"], path[column], "-", label=f"yours, β = {beta:g}", **style)
+        for number, (beta, path) in enumerate(mean_over_seeds(extra[extra["step"] > 0]).groupby("beta")):
+            style = {"color": COLORS["example"], "mfc": "none", "marker": MARKERS[number % len(MARKERS)], "ms": 8}
+            style["ls"] = ("-", "--", ":", "-.")[number % 4]
+            axis.plot(path["kl"], path[column], label=f"yours, β = {beta:g}", **style)
         axis.legend(loc="lower left")
     for (
         x,
@@ -128,7 +130,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
     axis.set(**KL_AXIS, ylabel="win rate over the reference")
     axis.margins(x=0.08)
     plain_log(axis, "x", [0.1, 0.3, 1, 3, 10, 30])
-    axis.set_title("All β follow one curve and stop at different places; the large mark is the last step", loc="left")
+    axis.set_title("All β follow nearly one curve and stop at different places (large mark: last step)", loc="left")
     return figure
 
 
