@@ -99,6 +99,7 @@ ARMS = pandas.DataFrame(
         for step in (1, 2)
     ]
 )
+REPLAYED = [(-9.0, -3.0), (-8.0, -3.5), (-9.5, -5.0)]
 WORLD = simplex.World(("a", "b", "c"), *map(np.array, ((0.2, 0.3, 0.5), (2.0, 0.5, -1.0), (1.0, 0.2, 0.4))))
 FLIPPED = pandas.DataFrame({"steps": [0.8, 0.6], "kl": [0.75, 0.7], "clean": [0.9, 0.7]}, index=[0.0, 0.3])
 REMEDIES = pandas.DataFrame({"steps": [0.1, -0.1], "kl": [0.0, 0.05]}, index=["smoothed", "robust"])
@@ -125,6 +126,7 @@ FIGURES = {
     "memory.on_each_other": lambda: memory.on_each_other({"TRL": RUN, "ours": RUN}, {"loss": "The loss", "kl": "KL"}),
     "pair.sigmoid_curve": lambda: pair.sigmoid_curve([(0.0, 0.5), (2.2, 0.9)]),
     "pair.four_numbers": lambda: pair.four_numbers(-10.0, -14.0, -11.0, -12.5),
+    "pair.replay_panels": lambda: pair.replay_panels([0, 2, 4], REPLAYED, REPLAYED[0])[0],
     "pair.beta_panels": lambda: pair.beta_panels(2.2, kinds=("probability", "loss", "path"))[0],
     "pair.beta_grid": lambda: pair.beta_grid(2.2, betas=(0.1, 1.0)),
     "relatives.frontier": lambda: relatives.frontier(PATHS),
@@ -293,6 +295,21 @@ def test_four_numbers_give_two_log_ratios_and_the_margin():
     assert [word for word in words(right) if word] == ["+1.0", "−1.5", "Δ = 2.5"]
     assert [word for word in words(left) if word][:2] == ["reference\n−11.0", "policy\n−10.0"]
     assert left.get_xlim() == (-14.6, -9.4) and right.get_xlim() == (-1.9, 1.4)
+
+
+def test_a_replay_moves_the_arrows_and_the_margin_and_nothing_else():
+    figure, panels = pair.replay_panels([0, 2, 4], REPLAYED, REPLAYED[0])
+    left, right = figure.axes
+    assert [y_values(line) for line in right.lines[:2]] == [[0.0, 1.0, -0.5], [0.0, -0.5, -2.0]]
+    limits = [axis.get_xlim() + axis.get_ylim() for axis in (left, right)]
+    arrow, text = panels["moves"][0]
+    for at, (step, delta) in enumerate(((0, 0.0), (2, 1.5), (4, 1.5))):
+        assert pair.move_to_step(panels, at) == delta
+        assert (arrow.xy, arrow.xyann) == ((REPLAYED[at][0], 1), (-9.0, 1)) and arrow.get_visible() == (at > 0)
+        assert text.get_text() == f"policy\n−{-REPLAYED[at][0]:.2f}" and list(panels["gap"].get_xdata()) == [step] * 2
+    assert y_values(panels["gap"]) == [-0.5, -2.0] and limits == [
+        axis.get_xlim() + axis.get_ylim() for axis in (left, right)
+    ]
 
 
 def test_beta_panels_and_the_grid_show_the_pair():

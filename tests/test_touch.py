@@ -24,11 +24,14 @@ from toylib.widgets.beta_explorer import beta_explorer
 from toylib.widgets.beta_lab import beta_lab
 from toylib.widgets.four_numbers import NAMES, four_numbers
 from toylib.widgets.memory_explorer import memory_explorer
+from toylib.widgets.replay import replay
 from toylib.widgets.shift_and_mask import shift_and_mask
 
 TOKENS, LOGPS, START = ["a", " $b", ":", " yes", ".", "<eos>"], [-9.0, -8.0, -2.0, -0.5, -0.25], 3
 THREE = (("best", "middle", "worst"), (0.2, 0.3, 0.5), (2.0, 0.5, -1.0), (1.0, 0.2, 0.4))
 WORLD = simplex.world_of(*THREE)
+SCORED = {0: (-9.0, -3.0), 2: (-8.0, -3.5), 4: (-9.5, -5.0)}
+SAID = {0: [" No.", " No.", " <Yes>."], 2: [" No.", " <Yes>.", " <Yes>."], 4: [" <Yes>."] * 2 + [""]}
 
 
 def memory():
@@ -42,6 +45,7 @@ LAYERED = {
     "lab": lambda: beta_lab(load_sweep()),
     "memory": memory,
     "tokens": lambda: shift_and_mask(TOKENS, LOGPS, START),
+    "replay": lambda: replay(SCORED, SCORED[0], SAID),
     "simplex by beta": lambda: simplex.simplex_by_beta(*THREE),
     "simplex by step": lambda: simplex.simplex_by_step(*THREE),
 }
@@ -75,6 +79,23 @@ def test_each_token_names_its_row_and_only_the_reply_is_summed(shown):
 def test_tokens_that_do_not_fit_are_refused(bad):
     with pytest.raises(ValueError, match="log-probs, got|start must be"):
         shift_and_mask(*bad)
+
+
+def test_a_replay_tells_numbers_and_replies_of_each_step(shown):
+    replay(SCORED, SCORED[0], SAID, beta=0.5)
+    live, alt = shown[0]["text/html"], shown[0]["text/plain"]
+    assert alt.startswith("One pair through 4 training steps at β = 0.5: step 0, log-ratio of chosen +0.00")
+    assert "step 2, log-ratio of chosen +1.00, log-ratio of rejected −0.50, Δ = 1.50 nats, loss = 0.3869" in alt
+    assert alt.endswith("step 4, log-ratio of chosen −0.50, log-ratio of rejected −2.00, Δ = 1.50 nats, loss = 0.3869, most sampled reply “<Yes>.”.")  # fmt: skip
+    assert "<li>2 × No.</li><li>1 × &lt;Yes&gt;.</li>" in live and "<li>1 × (nothing)</li>" in live
+    assert live.count("3 sampled replies at this step") == 3 and ">loss = 0.6931<" in live
+
+
+@pytest.mark.parametrize("bad", [({0: SCORED[0]}, {0: SAID[0]}), (SCORED, {0: SAID[0], 2: SAID[2]})])
+def test_a_replay_whose_steps_do_not_fit_is_refused(bad):
+    scored, said = bad
+    with pytest.raises(ValueError, match="two steps or more"):
+        replay(scored, SCORED[0], said)
 
 
 def test_soft_labels_end_at_the_optimum_and_hard_labels_run_on():
@@ -131,7 +152,7 @@ def test_numbers_off_the_sliders_are_refused(bad):
         four_numbers(**bad)
 
 
-@pytest.mark.parametrize("kind", ["tokens", "simplex by beta", "simplex by step"])
+@pytest.mark.parametrize("kind", ["tokens", "replay", "simplex by beta", "simplex by step"])
 def test_what_a_page_loads_is_small(kind, shown):
     LAYERED[kind]()
     assert set(shown[0]) == {"text/html", "image/png", "text/plain"} and len(shown[0]["text/html"]) < 400_000

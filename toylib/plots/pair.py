@@ -1,4 +1,4 @@
-"""Figures of one preference pair, its probability and its loss: notebook 01 and the β slider."""
+"""Figures of one preference pair, its probability and its loss: notebook 01, the β slider and the replay of 04."""
 
 from __future__ import annotations
 
@@ -62,12 +62,59 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
 
 def _arrow(axis, start, end, row, role, style="-|>"):
     look = {"arrowstyle": style, "color": COLORS[role], "linestyle": LINES[role], "lw": 2.2, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", (end, row), (start, row), arrowprops=look, zorder=3)
+    return axis.annotate("", (end, row), (start, row), arrowprops=look, zorder=3)
 
 
-def _write(axis, text, x, row, color, **look):
-    look |= {"textcoords": "offset points", "ha": "center", "color": color, "bbox": PLATE}
-    axis.annotate(text.replace("-", "−"), (x, row), (0, 8), **look)
+def _write(axis, text, x, row, color, place=(0, 8), **look):
+    look = {"textcoords": "offset points", "ha": "center", "color": color, "bbox": PLATE} | look
+    return axis.annotate(text.replace("-", "−"), (x, row), place, **look)
+
+
+def replay_panels(steps, policy, reference) -> tuple[Figure, dict]:
+    """Return a figure of one pair over a training run, and what `move_to_step` moves in it.
+
+    On the left, an arrow leads from the reference's log-prob of each reply to the policy's. On the right are the two
+    log-ratios over the steps, and Δ between them.
+
+    Args:
+        steps: when the policy was scored, in their order.
+        policy: its log-probs at each of these steps, `(chosen, rejected)`, in nats.
+        reference: the reference's log-probs, `(chosen, rejected)`, in nats.
+    """
+    figure, (left, right) = new_figure(columns=2, width_ratios=[1.15, 1])
+    moves, rows = [], {"chosen": 1, "rejected": 0}
+    for (role, row), start, logps in zip(rows.items(), reference, zip(*policy, strict=True), strict=True):
+        left.plot(start, row, "o", color=COLORS["ink"], markerfacecolor=COLORS["ground"], zorder=4)
+        _write(left, f"reference\n{start:.2f}", start, row, COLORS["ink"], place=(0, -32))
+        moves.append((_arrow(left, start, start, row, role), _write(left, "", start, row, WORDS[role])))
+        ratios = [logp - start for logp in logps]
+        right.plot(steps, ratios, LINES[role], color=COLORS[role])
+        _write(right, role, steps[-1], ratios[-1], WORDS[role], place=(6, -4), ha="left")
+    numbers = [*reference, *(logp for pair in policy for logp in pair)]
+    left.set(xlim=(min(numbers) - 0.8, max(numbers) + 0.8), ylim=(-0.8, 1.7), xlabel="log-prob (nats)")
+    left.set(yticks=[0, 1], yticklabels=["rejected", "chosen"])
+    left.grid(axis="y", visible=False)
+    left.set_title("Each arrow leads from reference to policy", loc="left")
+    right.axhline(0, color=COLORS["ink"], linewidth=1)
+    right.set(xlim=(steps[0], steps[-1] + 0.3 * (steps[-1] - steps[0])), xlabel="step", ylabel="log-ratio (nats)")
+    right.set_xticks([tick for tick in right.get_xticks() if steps[0] <= tick <= steps[-1]])
+    right.set_title("Δ is the distance between the two curves", loc="left")
+    (gap,) = right.plot([], [], LINES["margin"], color=COLORS["margin"], marker="o", markersize=5, zorder=4)
+    artists = [*(artist for move in moves for artist in move), gap]
+    scored = {"steps": steps, "policy": policy, "reference": reference}
+    return figure, scored | {"moves": moves, "gap": gap, "artists": artists}
+
+
+def move_to_step(panels, at) -> float:
+    """Show the scored step number `at` in a figure of `replay_panels`. Return Δ in nats."""
+    ratios = []
+    for (arrow, text), start, logp in zip(panels["moves"], panels["reference"], panels["policy"][at], strict=True):
+        ratios.append(logp - start)
+        arrow.xy = text.xy = (logp, text.xy[1])
+        arrow.set_visible(abs(ratios[-1]) > 0.02)  # an arrow of no length still has a head
+        text.set_text(f"policy\n{logp:.2f}".replace("-", "−"))
+    panels["gap"].set_data([panels["steps"][at]] * 2, ratios)
+    return ratios[0] - ratios[1]
 
 
 def pair_values(delta, beta) -> tuple:
