@@ -1,10 +1,15 @@
 """Be the labeller: what is repeated, what the labels agree with, and the page that asks for them."""
 
+import base64
 import random
+import sys
+from importlib import util
 
+import nbformat
 import pytest
-from browser import CHROMIUM, NO_BROWSER, chromium
+from browser import CHROMIUM, NO_BROWSER, chromium, jupyter, scroll_to
 from conftest import ROOT
+from nbformat.sign import NotebookNotary
 from test_touch import open_page, shown  # noqa: F401
 
 from toylib.evaluation.judge import judge
@@ -157,3 +162,40 @@ def test_without_script_a_picture_stands_and_no_button(shown, tmp_path):  # noqa
         plain = page.context.browser.new_context(java_script_enabled=False).new_page()
         open_page(plain, shown[0], tmp_path, False)
         assert plain.locator("img").is_visible() and plain.get_by_role("button").count() == 0
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not trusted"])
+@pytest.mark.parametrize("frontend", ["jupyterlab", "notebook", "nbclassic"])
+def test_reopened_it_labels_where_trusted_and_shows_a_picture_elsewhere(frontend, trusted, shown, lab, tmp_path):  # noqa: F811
+    if not util.find_spec(frontend):
+        pytest.skip(f"{frontend} is not installed")
+    labeller(PAIRS, JUDGED)
+    data = shown[0] | {"image/png": base64.b64encode(shown[0]["image/png"]).decode()}
+    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data=data)])
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("x")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    folder, home = tmp_path / "folder", tmp_path / "home"
+    folder.mkdir()
+    (home / "data").mkdir(parents=True)
+    nbformat.write(notebook, folder / "x.ipynb")
+    if trusted:
+        NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(folder / "x.ipynb", as_version=4))
+    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
+    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
+    command = (sys.executable, "-m", frontend)
+    with jupyter(folder, home, lab.venv_environment(), command=command) as address, chromium() as page:
+        page.goto(address(place))
+        scroll_to(page, page.locator(".toylib-live img"))
+        page.wait_for_timeout(1500)
+        buttons = page.locator(".toylib-labels button:visible")
+        if not trusted:
+            assert buttons.count() == 0 and page.locator(".toylib-live img:visible").count() == 1
+            return
+        cells = page.locator(".jp-Cell, .cell").count()
+        buttons.first.focus()
+        for key in ("Enter", "b", "a", "x", "Space", "ArrowDown", "Tab", "Enter"):
+            page.keyboard.press(key)
+        assert page.get_by_text("Pair 4 of 20").is_visible()
+        assert page.locator(".jp-Cell, .cell").count() == cells, "no key reaches Jupyter's shortcuts"
