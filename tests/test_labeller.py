@@ -1,6 +1,7 @@
 """Be the labeller: what is repeated, what the labels agree with, and the page that asks for them."""
 
 import base64
+import math
 import random
 import sys
 from importlib import util
@@ -187,7 +188,7 @@ def test_reopened_it_labels_where_trusted_and_shows_a_picture_elsewhere(frontend
     command = (sys.executable, "-m", frontend)
     with jupyter(folder, home, lab.venv_environment(), command=command) as address, chromium() as page:
         page.goto(address(place))
-        scroll_to(page, page.locator(".toylib-live img"))
+        scroll_to(page, page.locator(".toylib-live"))
         page.wait_for_timeout(1500)
         buttons = page.locator(".toylib-labels button:visible")
         if not trusted:
@@ -199,3 +200,8 @@ def test_reopened_it_labels_where_trusted_and_shows_a_picture_elsewhere(frontend
             page.keyboard.press(key)
         assert page.get_by_text("Pair 4 of 20").is_visible()
         assert page.locator(".jp-Cell, .cell").count() == cells, "no key reaches Jupyter's shortcuts"
+
+
+def test_three_of_four_repeated_alike_fit_fifteen_percent_of_flips_as_the_notebook_says():
+    right = (1 + math.sqrt(2 * 0.75 - 1)) / 2
+    assert right**2 + (1 - right) ** 2 == pytest.approx(0.75) and round(right, 2) == 0.85
