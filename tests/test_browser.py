@@ -16,7 +16,7 @@ from browser import CHROMIUM, NO_BROWSER, OUTPUTS, LiveFigure, chromium, jupyter
 from PIL import Image, ImageStat
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SLIDERS = {"watch_training"}
+NOT_SLIDERS = {"watch_training", "labeller"}
 NO_KERNEL = ("--KernelSpecManager.ensure_native_kernel=False", "--KernelSpecManager.allowed_kernelspecs=none")
 # What fails without a network (the Colab badge) and JupyterLab's own debugger are not ours.
 NOT_OURS = ("Failed to load resource", "debugger state")

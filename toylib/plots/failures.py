@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from textwrap import fill
 
 from toylib.plots.style import COLORS, new_figure, panel_grid, plain, styled_figure
 
@@ -28,6 +29,12 @@ TITLES = {
 }
 
 
+def titled(figure, title) -> None:
+    """Set a sentence above all panels, if there is one."""
+    if title:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
+
+
 def run_curves(runs, columns, symlog=(), title=""):
     """Draw one panel per column of the logs, with the right run and the broken runs in each.
 
@@ -36,8 +43,7 @@ def run_curves(runs, columns, symlog=(), title=""):
     within ±1, with ticks there, which their title says. `title` is a sentence above all panels.
     """
     figure, axes = panel_grid(len(columns))
-    if title:
-        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
+    titled(figure, title)
     last = max(history.index[-1] for history in runs.values())
     for axis, column in zip(axes, columns, strict=True):
         for (label, history), style in zip(runs.items(), RUNS[: len(runs)], strict=True):
@@ -94,9 +100,10 @@ def finish_panel(axis, column, last, symlog, labelsize=8):
     axis.tick_params(labelsize=labelsize)
 
 
-def dot_rows(groups, xlabel, linear=1e-4):
+def dot_rows(groups, xlabel, linear=1e-4, title=""):
     """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
-    figure, (axis,) = new_figure(height=0.9 + 0.45 * len(groups))
+    figure, (axis,) = new_figure(height=0.9 + 0.3 * bool(title) + 0.45 * len(groups))
+    titled(figure, title)
     for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
     axis.set_yticks([-row for row in range(len(groups))], [plain(label) for label in groups])
@@ -108,9 +115,10 @@ def dot_rows(groups, xlabel, linear=1e-4):
     return figure
 
 
-def bars(table):
+def bars(table, title=""):
     """Draw one panel per column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
-    figure, axes = new_figure(columns=len(table.columns), height=0.9 + 0.36 * len(table), sharey=True)
+    figure, axes = new_figure(columns=len(table.columns), height=1.2 + 0.36 * len(table), sharey=True)
+    titled(figure, title)
     for axis, column in zip(axes, table.columns, strict=True):
         end = 1.25 * table[column].max()
         for row, value in enumerate(table[column]):
@@ -133,8 +141,7 @@ def flips(by_share, remedies, title=""):
     differences in win rate from plain DPO under the same names.
     """
     figure, (left, right) = new_figure(columns=2, height=3.6, gridspec_kw={"width_ratios": [1.2, 1]})
-    if title:
-        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
+    titled(figure, title)
     looks = {"steps": ("equal steps", RUNS[0]), "kl": ("equal KL", RUNS[1])}
     for column, (label, style) in looks.items():
         for axis, table in ((left, by_share), (right, remedies)):
@@ -154,4 +161,20 @@ def flips(by_share, remedies, title=""):
     right.set_ylim(0.6 - len(remedies), 0.6)
     right.set_xlabel("win rate, difference from plain DPO")
     right.legend(fontsize=8)
+    return figure
+
+
+def pairs_to_label(pairs, title):
+    """Draw pairs as text: `(prompt, reply a, reply b)` each, the prompt above its two replies."""
+    wrapped = [(fill(f"Customer: {prompt}", 105), fill(f"A  {a}", 52), fill(f"B  {b}", 52)) for prompt, a, b in pairs]
+    lines = [[text.count("\n") + 1 for text in texts] for texts in wrapped]
+    figure = styled_figure(8.6, 0.5 + sum(0.3 + 0.2 * (one[0] + max(one[1:])) for one in lines))
+    top, height = figure.get_figheight() - 0.5, figure.get_figheight()
+    figure.text(0.01, 1 - 0.25 / height, plain(title), fontsize=11, va="center")
+    for texts, (first, *both) in zip(wrapped, lines, strict=True):
+        for x, text, drop in zip((0.01, 0.03, 0.52), texts, (0, 0.2 * first, 0.2 * first), strict=True):
+            figure.text(
+                x, (top - drop) / height, plain(text), va="top", fontsize=9, weight="normal" if drop else "bold"
+            )
+        top -= 0.3 + 0.2 * (first + max(both))
     return figure

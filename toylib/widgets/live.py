@@ -60,13 +60,16 @@ def live_html(control, picture, whole, alt, under, at=0) -> str:
     `control`, made of sliders, and `picture`, of the class `toylib-moving`, are hidden until the handler of `whole`, a
     Pillow image, has run: then it gives way to them. `under` stands below. `at` is which child of each stack is seen.
     """
-    width, height = whole.size
-    still = f'<img alt="{escaped(alt)}" width="{width}" height="{height}" src="{_data_url(whole)}" onload="{escaped(START % at)}">'
-    inner = (
-        f'<div role="img" aria-label="{escaped(alt)}" style="min-width: {min(width, NARROW)}px">{still}{picture}</div>'
-    )
+    width = whole.width
+    inner = f'<div role="img" aria-label="{escaped(alt)}" style="min-width: {min(width, NARROW)}px">{still(whole, alt, at)}{picture}</div>'
     box = f'<div class="toylib-picture" style="overflow: auto hidden">{inner}</div>'
     return f'<div class="toylib-live" style="max-width: {width}px">{LOOK}{control}{box}{under}</div>'
+
+
+def still(whole, alt, at=0) -> str:
+    """Return the Pillow image `whole` as HTML that runs START, to stand in a box of the class `toylib-picture`."""
+    shape = f'width="{whole.width}" height="{whole.height}"'
+    return f'<img alt="{escaped(alt)}" {shape} src="{_data_url(whole)}" onload="{escaped(START % at)}">'
 
 
 def slider(name, positions, at, after="") -> str:
