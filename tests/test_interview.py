@@ -104,14 +104,14 @@ def test_every_claim_was_claimed_by_a_run(closed):
 
 
 ASKED = (
-    "two sentences|pipeline|derive|reference model for|beta do|gradient|differ from PPO|instead|SFT on the chosen",
+    "two sentences|pipeline|derive|optimal policy|reference model for|beta do|gradient|differ from PPO|instead|SFT on the chosen",
     "chosen log-prob|step 0|got better|implicit reward|hard labels|Sum or mean|KL|0\\.6931|longer|a reward model",
-    "clip|hacking|GRPO|KTO|online|best-of-n|preferences|judge|pairs|production|choose beta",
+    "clip|hacking|GRPO|R1|curves|KTO|online|best-of-n|preferences|judge|pairs|production|choose beta",
 )
 
 
 @pytest.mark.parametrize("topic", "|".join(ASKED).split("|"))
-def test_none_of_the_thirty_most_asked_questions_is_missing(topic):
+def test_none_of_the_most_asked_questions_is_missing(topic):
     assert [card for card in CARDS if re.search(topic, card.question)]
 
 
@@ -138,7 +138,7 @@ def test_the_numbers_of_the_cheat_sheet_are_computed():
         f"{loss(-2.1, -4.5, -3.0, -3.2):.3f}",
         f"{gradient_weight(zero, beta).item():.2f}",
         f"{-math.log(math.expm1(0.1)) / beta:.1f} nats",
-        f"{4 * 4} bytes",
+        f"{2 + 2 + 12} bytes",
         f"{7e9 * 2 * 2 / 1e9:.0f} and {7e9 * 2 * 4 / 1e9:.0f} GB",
         f"{7e9 * 16 / 1e9:.0f} GB",
     ):
