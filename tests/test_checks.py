@@ -5,14 +5,8 @@ import copy
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
-from transformers import (
-    MixtralConfig,
-    MixtralForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    TrainingArguments,
-)
+from tiny import PAIRS, experts, one_sentence, tiny_model, tiny_tokenizer
+from transformers import T5Config, T5ForConditionalGeneration, TrainingArguments
 
 from toylib import DPOTrainer, frozen_copy
 
@@ -126,20 +120,24 @@ def test_weights_too_coarse_for_the_rate_give_one_warning(arguments, caplog):
     assert "load the model in float32" not in caplog.text
 
 
-def experts():
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "num_local_experts": 4, "router_jitter_noise": 0.5}
-    return MixtralForCausalLM(
-        MixtralConfig(vocab_size=24, output_router_logits=True, router_aux_loss_coef=0.5, **shape)
-    )
+def test_a_mixture_of_experts_starts_at_ln2_plus_its_weighted_router_loss(arguments, caplog):
+    trainer = made(arguments(), experts(), eval_dataset=DATA)
+    trainer.train()
+    for prefix, entry in (
+        ("", trainer.state.log_history[0]),
+        ("eval_", made(arguments(), experts(), eval_dataset=DATA).evaluate()),
+    ):
+        assert entry[f"{prefix}aux_loss"] > 0.5
+        assert entry[f"{prefix}loss"] == pytest.approx(0.693147 + 0.5 * entry[f"{prefix}aux_loss"], abs=1e-5)
+    assert "left out" not in caplog.text and "router's auxiliary loss is a mean over whole sequences" in caplog.text
 
 
-def test_a_mixture_of_experts_starts_at_ln2_and_the_log_says_that_the_router_loss_is_left_out(arguments, caplog):
-    trainer = made(arguments(), experts())
-    assert "router's auxiliary loss (router_aux_loss_coef=0.5) is left out" in caplog.text
+def test_a_router_loss_that_the_model_does_not_return_is_left_out_and_the_log_says_so(arguments, caplog):
+    plain = tiny_model(output_router_logits=True, router_aux_loss_coef=0.5)  # a Llama returns none
+    trainer = made(arguments(max_steps=1), plain)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert caplog.text.count("router's auxiliary loss (router_aux_loss_coef=0.5) is left out") == 1
 
 
 @pytest.mark.parametrize("name", ["layerdrop", "jitter_noise", "attention_dropout", "resid_pdrop"])
@@ -162,9 +160,9 @@ def test_data_workers_that_are_not_forked_hand_over_the_same_batches(arguments, 
     assert batches[0] == batches[1] and len(batches[0]) == 2
 
 
-def test_the_loss_of_a_log_line_is_a_mean_over_pairs_when_the_last_batch_is_smaller(arguments):
+def test_pairs_weigh_alike_in_the_log_and_in_the_update_when_the_last_batch_is_smaller(arguments):
     pairs = Dataset.from_list([*PAIRS, {**PAIRS[1], "chosen": " sorry sorry"}])
-    losses = []
+    losses, ends = [], []
     for size, times in ((5, 1), (2, 3)):
         how = arguments(
             per_device_train_batch_size=size,
@@ -174,5 +172,7 @@ def test_the_loss_of_a_log_line_is_a_mean_over_pairs_when_the_last_batch_is_smal
         )
         trainer = made(how, data=pairs, ref_model=tiny_model(1))
         trainer.train()
-        losses.append(trainer.state.log_history[0]["loss"])
+        losses.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+        ends.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert torch.allclose(*ends, atol=1e-6)

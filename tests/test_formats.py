@@ -267,9 +267,12 @@ def test_a_bad_row_is_named_or_dropped(tmp_path, capsys, kind, ending):
     [
         ('{"a": 1,\n "a": {"b": [2]}}', "the key 'a' stands twice in one object"),
         ('{"n": ' + "9" * 5000 + "}", "a number has more than"),
+        ("9" * 5000, "a number has more than"),
+        ('{"n": "]}\\"", "m": ' + "[" * 100_000 + "]" * 100_000 + "}", "the JSON is nested too deep"),
+        ('{"prompt": "Hi \\ud83d", "chosen": "a", "rejected": "b"}', "field 'prompt' holds half of a character"),
         ("3", "not an object with the fields"),
     ],
-    ids=["key", "digits", "number"],
+    ids=["key", "digits", "digits alone", "nested", "surrogate", "number"],
 )
 def test_an_unreadable_row_of_a_list_is_dropped_like_any_other(tmp_path, capsys, bad, problem):
     path = tmp_path / "pairs.json"
@@ -282,7 +285,7 @@ def test_an_unreadable_row_of_a_list_is_dropped_like_any_other(tmp_path, capsys,
 
 def test_a_row_of_a_list_whose_end_cannot_be_found_is_an_error_of_the_file(tmp_path):
     path = tmp_path / "pairs.json"
-    path.write_text(f"[{json.dumps(TEXT)}, {'[' * 100_000}{']' * 100_000}, {json.dumps(TEXT)}]")
+    path.write_text(f"[{json.dumps(TEXT)}, {'[' * 100_000}{']' * 99_000}, {json.dumps(TEXT)}]")
     assert refusal(path, on_bad="drop") == f"{path}, row 2: the JSON is nested too deep"
 
 

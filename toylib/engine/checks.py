@@ -9,9 +9,10 @@ import torch
 
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
+from toylib.engine.prefix_sharing import pair_logps, router_losses
 from toylib.preferences import FIELDS
 from toylib.reference import check_reference
-from toylib.tokens import check_fits
+from toylib.tokens import check_fits, collate
 from toylib.train import trained_weights
 
 # The names under which transformers' modules keep a probability of noise as a plain number. `nn.Dropout` is apart.
@@ -112,7 +113,7 @@ def check_savable(model, args) -> None:
 
 
 def warn_about(model, args) -> None:
-    """Log a warning for weights too coarse for the learning rate, and for a router loss that is left out."""
+    """Log a warning for weights too coarse for the learning rate."""
     weights, rate = trained_weights(model), args.learning_rate
     count = sum(weight.numel() for weight in weights)
     with torch.no_grad():
@@ -122,12 +123,22 @@ def warn_about(model, args) -> None:
             f"an update of the size of learning_rate={rate:g} leaves {stuck / count:.0%} of the trained weights as they "
             f"are in {weights[0].dtype}: load the model in float32 and use bf16=True"
         )
+
+
+def router_weight(model, row, pad_token_id) -> float:
+    """Return the weight of a router's auxiliary loss, which is 0 for a model whose config asks for none.
+
+    Log a warning, and return 0, if the config asks for it but the model does not return it for the tokenised pair `row`.
+    """
     config = model.config.get_text_config()
-    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
-        log_once(
-            f"the router's auxiliary loss (router_aux_loss_coef={config.router_aux_loss_coef:g}) is left out: the loss "
-            "is that of DPO alone"
-        )
+    weight = getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0) or 0.0
+    if weight:
+        with torch.no_grad(), router_losses(model) as found:
+            pair_logps(model, collate([row], pad_token_id, next(model.parameters()).device))
+        if found[0] is None:
+            log_once(f"the router's auxiliary loss (router_aux_loss_coef={weight:g}) is left out: the model gives none")
+            return 0.0
+    return weight
 
 
 def switch_off_noise(model) -> None:
