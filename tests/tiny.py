@@ -1,5 +1,7 @@
 """Things the tests make on the spot: models of a few hundred weights, word-level tokenizers, padded batches."""
 
+import json
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
@@ -84,6 +86,23 @@ def slow_logp(model, prompt, reply):
         logits = model(input_ids=torch.tensor([prompt + reply[:t]]), use_cache=False).logits[0, -1].double()
         total += (logits[reply[t]] - logits.logsumexp(dim=0)).item()
     return total
+
+
+def says_sorry(prompts, replies):
+    """A scorer that wants one first word and nothing else: the bandit."""
+    return [float(text.split()[:1] == ["sorry"]) for text in replies.texts]
+
+
+def counts_words(prompts, replies):
+    """A scorer that wants long replies."""
+    return [float(len(text.split())) for text in replies.texts]
+
+
+def write_lines(path, *rows):
+    """Write rows, or texts as they are, to a .jsonl file, and return its path."""
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def one_sentence(caught):
