@@ -73,6 +73,32 @@ def test_what_cannot_be_used_is_refused_with_the_right_reason(arguments, model, 
     assert reason in one_sentence(caught)
 
 
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"args": {"output_dir": "x"}}, "args must be transformers.TrainingArguments(output_dir=…), got dict"),
+        ({"processing_class": "gpt2"}, "processing_class must be the model's loaded tokenizer, got str"),
+        ({"ref_model": "gpt2"}, "ref_model must be a loaded model, got 'gpt2'"),
+        ({"train_dataset": (pair for pair in PAIRS)}, "train_dataset is a generator, which can be read only once"),
+        ({"train_dataset": None}, "train_dataset is missing"),
+        ({"eval_dataset": Dataset.from_list([])}, "eval set has no pairs"),
+        ({"train_dataset": [PAIRS[0], PAIRS[1] | {"chosen": None}]}, "row 2: prompt, chosen and rejected must be all"),
+        ({"train_dataset": [PAIRS[0] | {"prompt": [{"role": "user", "content": "x"}]}]}, "row 1: prompt, chosen and"),
+        ({"beta": "0.1"}, "beta must be a positive number, got '0.1'"),
+        ({"beta": float("nan")}, "beta must be a positive number, got nan"),
+        ({"loss_type": ["sigmoid"]}, "unknown loss_type ['sigmoid']"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be in [0, 0.5), got -0.1"),
+        ({"max_length": 2}, "no pair fits max_length=2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_of_the_wrong_kind_is_named(arguments, change, reason):
+    given = {"args": arguments(), "train_dataset": DATA, "processing_class": tiny_tokenizer()} | change
+    with pytest.raises(ValueError) as caught:
+        DPOTrainer(tiny_model(), **given)
+    assert reason in one_sentence(caught)
+
+
 def test_arguments_that_cannot_train_are_refused(arguments, tmp_path):
     (tmp_path / "file").write_text("a file where the folder should be")
     for given, reason in (

@@ -50,7 +50,7 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
     for number, pair in enumerate(progress_bar(pairs, "tokenise", delay=5), start=1):
         if number == 1:
             plain_text_note(pair["prompt"], before_reply)
-            opening = _opening(pair["prompt"] + pair["chosen"], tokenizer) if isinstance(pair["prompt"], str) else []
+            opening = [] if isinstance(pair["prompt"], list) else _opening("{prompt}{chosen}".format(**pair), tokenizer)
         try:
             prompt, chosen, rejected = _token_ids(pair, tokenizer, opening, end_of_turn)
         except ValueError as problem:
@@ -101,8 +101,7 @@ def collate(
     if pad_token_id is None:
         raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
     sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
-    length = max(len(prompt) + len(reply) for prompt, reply in sequences)
-    shape = (len(sequences), length)
+    shape = (len(sequences), max(len(prompt) + len(reply) for prompt, reply in sequences))
     input_ids = torch.full(shape, pad_token_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     completion_mask = torch.zeros(shape, dtype=torch.long)
@@ -127,6 +126,8 @@ def _token_ids(
 ) -> tuple[list[int], ...]:
     """Ids of prompt, chosen and rejected; the replies with one end. `opening` are the ids before every text."""
     prompt, *replies = (pair[field] for field in FIELDS)
+    if {type(part) for part in (prompt, *replies)} not in ({str}, {list}):
+        raise ValueError("prompt, chosen and rejected must be all text or all messages: use load_preferences")
     if prompt and all(reply[: len(prompt)] == prompt for reply in replies):
         raise ValueError("chosen and rejected both repeat the prompt: leave it out of the replies")
     if isinstance(prompt, str):

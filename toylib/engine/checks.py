@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
@@ -28,8 +29,12 @@ def check_arguments(model, args, tokenizer, max_length) -> None:
         raise ValueError(f"model must be a loaded model, got {model!r}: load it with toylib.load_model")
     if args is None:
         raise ValueError("args is missing: pass transformers.TrainingArguments(output_dir=…)")
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args must be transformers.TrainingArguments(output_dir=…), got {type(args).__name__}")
     if tokenizer is None:
         raise ValueError("processing_class is missing: pass the model's tokenizer")
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise ValueError(f"processing_class must be the model's loaded tokenizer, got {type(tokenizer).__name__}")
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
         raise ValueError(f"max_length must be a whole number of tokens, got {max_length!r}")
     if getattr(model.config, "is_encoder_decoder", False):
@@ -53,6 +58,10 @@ def check_pairs(pairs, name) -> None:
     """Raise `ValueError` if the data set `pairs`, which messages call `name`, is no list of preference pairs."""
     if isinstance(pairs, dict):
         raise ValueError(f"{name} is a dictionary of splits ({', '.join(pairs)}): pass one of them")
+    if pairs is None:
+        raise ValueError(f"{name} is missing: pass preference pairs")
+    if iter(pairs) is pairs:
+        raise ValueError(f"{name} is a {type(pairs).__name__}, which can be read only once: pass a list or a Dataset")
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError(f"{name} has no pairs")
@@ -71,6 +80,8 @@ def check_models(model, ref_model, rows) -> None:
     """Raise `ValueError` for token ids that the model or `ref_model` does not know, or if the two share weights."""
     check_fits(model, rows)
     if ref_model is not None:
+        if not isinstance(ref_model, torch.nn.Module):
+            raise ValueError(f"ref_model must be a loaded model, got {ref_model!r}: load it with toylib.load_model")
         try:
             check_fits(ref_model, rows)
         except ValueError as problem:

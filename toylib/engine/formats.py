@@ -35,7 +35,7 @@ from operator import eq
 from toylib.engine.files import open_source
 from toylib.engine.json_rows import BadRow
 from toylib.engine.messages import STORED_MESSAGES, VISIBLE, checked_value, from_text
-from toylib.engine.notices import print_dropped, print_line
+from toylib.engine.notices import print_dropped, print_line, visible
 from toylib.engine.pair_columns import RENDERED, PairColumns
 from toylib.preferences import FIELDS, first_line
 
@@ -157,7 +157,9 @@ def _fields(row, names):
 
 
 def _fields_there(row):
-    return f"the row has {', '.join(map(str, row)) or 'no field'}; say with columns= which of them it is"
+    names = visible(", ".join(map(str, list(row)[:20]))) or "no field"
+    more = f" and {len(row) - 20} more" if len(row) > 20 else ""
+    return f"the row has {names}{more}; say with columns= which of them it is"
 
 
 def _text_pair(pair):

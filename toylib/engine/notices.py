@@ -18,7 +18,12 @@ def log_once(message: str) -> None:
 def print_line(text: str) -> None:
     """Print `text` as one line, in the main process only. Characters that do not show are escaped."""
     if is_first_process():
-        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        print(visible(text))
+
+
+def visible(text: str) -> str:
+    """Return `text` with the characters escaped that do not show, such as lone surrogates and terminal codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def print_dropped(name: str, reasons: dict[str, int]) -> None:

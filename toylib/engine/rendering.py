@@ -33,7 +33,10 @@ def render_pair(pair, tokenizer) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
     prompt, *replies = (pair[field] for field in FIELDS)
     _check_template(tokenizer)
-    unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(KNOWN_ROLES)
+    messages = [message for part in (prompt, *replies) for message in part]
+    if not all((prompt, *replies)) or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
+        raise ValueError("prompt, chosen and rejected need a message each, and every message a role")
+    unknown = {message["role"] for message in messages} - set(KNOWN_ROLES)
     if unknown:
         raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(KNOWN_ROLES)}")
     if prompt[-1]["role"] == "assistant":
