@@ -45,7 +45,7 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
 
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
-    rows, kept, systems, number, refused = [], [], 0, 0, {}
+    rows, kept, refused, systems, number = [], [], [], 0, 0
     before_reply, end_of_turn = template_marks(tokenizer)
     for number, pair in enumerate(progress_bar(pairs, "tokenise", delay=5), start=1):
         if number == 1:
@@ -56,7 +56,7 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
         except ValueError as problem:
             if getattr(pairs, "on_bad", "error") == "error":
                 raise ValueError(f"{row_name(pairs, number - 1)}: {problem}") from None
-            refused[str(problem)] = refused.get(str(problem), 0) + 1
+            refused.append(str(problem))
             continue
         room = len(prompt) if max_length is None else max_length - max(len(chosen), len(rejected))
         if room < max(1, min(MIN_PROMPT, (len(prompt) + 1) // 2)):
@@ -67,7 +67,7 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
             kept.append(room)
             systems += not isinstance(pair["prompt"], str) and pair["prompt"][0]["role"] in ("system", "developer")
         rows.append({"number": number, "prompt": prompt, "chosen": chosen, "rejected": rejected})
-    print_what_was_cut(kept, systems, number - len(rows) - sum(refused.values()), number, max_length, MIN_PROMPT)
+    print_what_was_cut(kept, systems, number - len(rows) - len(refused), number, max_length, MIN_PROMPT)
     print_dropped(getattr(pairs, "source_name", "the pairs"), refused)
     if not rows:
         raise ValueError(f"no pair fits max_length={max_length}, or every other one was dropped as a bad row")

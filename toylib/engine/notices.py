@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 
 from tqdm import tqdm
 
@@ -26,9 +27,9 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def print_dropped(name: str, reasons: dict[str, int]) -> None:
-    """Print how many rows of the data set `name` were dropped as bad, by reason."""
-    for reason, count in reasons.items():
+def print_dropped(name: str, reasons) -> None:
+    """Print how many rows of the data set `name` were dropped as bad. `reasons` are their reasons, or a count of each."""
+    for reason, count in Counter(reasons).items():
         print_line(f"{name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
 
 
