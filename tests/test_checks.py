@@ -5,14 +5,8 @@ import copy
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
-from transformers import (
-    MixtralConfig,
-    MixtralForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    TrainingArguments,
-)
+from tiny import PAIRS, experts, one_sentence, tiny_model, tiny_tokenizer
+from transformers import T5Config, T5ForConditionalGeneration, TrainingArguments
 
 from toylib import DPOTrainer, frozen_copy
 
@@ -79,6 +73,32 @@ def test_what_cannot_be_used_is_refused_with_the_right_reason(arguments, model, 
     assert reason in one_sentence(caught)
 
 
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"args": {"output_dir": "x"}}, "args must be transformers.TrainingArguments(output_dir=…), got dict"),
+        ({"processing_class": "gpt2"}, "processing_class must be the model's loaded tokenizer, got str"),
+        ({"ref_model": "gpt2"}, "ref_model must be a loaded model, got 'gpt2'"),
+        ({"train_dataset": (pair for pair in PAIRS)}, "train_dataset is a generator, which can be read only once"),
+        ({"train_dataset": None}, "train_dataset is missing"),
+        ({"eval_dataset": Dataset.from_list([])}, "eval set has no pairs"),
+        ({"train_dataset": [PAIRS[0], PAIRS[1] | {"chosen": None}]}, "row 2: prompt, chosen and rejected must be all"),
+        ({"train_dataset": [PAIRS[0] | {"prompt": [{"role": "user", "content": "x"}]}]}, "row 1: prompt, chosen and"),
+        ({"beta": "0.1"}, "beta must be a positive number, got '0.1'"),
+        ({"beta": float("nan")}, "beta must be a positive number, got nan"),
+        ({"loss_type": ["sigmoid"]}, "unknown loss_type ['sigmoid']"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be in [0, 0.5), got -0.1"),
+        ({"max_length": 2}, "no pair fits max_length=2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_of_the_wrong_kind_is_named(arguments, change, reason):
+    given = {"args": arguments(), "train_dataset": DATA, "processing_class": tiny_tokenizer()} | change
+    with pytest.raises(ValueError) as caught:
+        DPOTrainer(tiny_model(), **given)
+    assert reason in one_sentence(caught)
+
+
 def test_arguments_that_cannot_train_are_refused(arguments, tmp_path):
     (tmp_path / "file").write_text("a file where the folder should be")
     for given, reason in (
@@ -126,20 +146,24 @@ def test_weights_too_coarse_for_the_rate_give_one_warning(arguments, caplog):
     assert "load the model in float32" not in caplog.text
 
 
-def experts():
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "num_local_experts": 4, "router_jitter_noise": 0.5}
-    return MixtralForCausalLM(
-        MixtralConfig(vocab_size=24, output_router_logits=True, router_aux_loss_coef=0.5, **shape)
-    )
+def test_a_mixture_of_experts_starts_at_ln2_plus_its_weighted_router_loss(arguments, caplog):
+    trainer = made(arguments(), experts(), eval_dataset=DATA)
+    trainer.train()
+    for prefix, entry in (
+        ("", trainer.state.log_history[0]),
+        ("eval_", made(arguments(), experts(), eval_dataset=DATA).evaluate()),
+    ):
+        assert entry[f"{prefix}aux_loss"] > 0.5
+        assert entry[f"{prefix}loss"] == pytest.approx(0.693147 + 0.5 * entry[f"{prefix}aux_loss"], abs=1e-5)
+    assert "left out" not in caplog.text and "router's auxiliary loss is a mean over whole sequences" in caplog.text
 
 
-def test_a_mixture_of_experts_starts_at_ln2_and_the_log_says_that_the_router_loss_is_left_out(arguments, caplog):
-    trainer = made(arguments(), experts())
-    assert "router's auxiliary loss (router_aux_loss_coef=0.5) is left out" in caplog.text
+def test_a_router_loss_that_the_model_does_not_return_is_left_out_and_the_log_says_so(arguments, caplog):
+    plain = tiny_model(output_router_logits=True, router_aux_loss_coef=0.5)  # a Llama returns none
+    trainer = made(arguments(max_steps=1), plain)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert caplog.text.count("router's auxiliary loss (router_aux_loss_coef=0.5) is left out") == 1
 
 
 @pytest.mark.parametrize("name", ["layerdrop", "jitter_noise", "attention_dropout", "resid_pdrop"])
@@ -162,9 +186,9 @@ def test_data_workers_that_are_not_forked_hand_over_the_same_batches(arguments, 
     assert batches[0] == batches[1] and len(batches[0]) == 2
 
 
-def test_the_loss_of_a_log_line_is_a_mean_over_pairs_when_the_last_batch_is_smaller(arguments):
+def test_pairs_weigh_alike_in_the_log_and_in_the_update_when_the_last_batch_is_smaller(arguments):
     pairs = Dataset.from_list([*PAIRS, {**PAIRS[1], "chosen": " sorry sorry"}])
-    losses = []
+    losses, ends = [], []
     for size, times in ((5, 1), (2, 3)):
         how = arguments(
             per_device_train_batch_size=size,
@@ -174,5 +198,7 @@ def test_the_loss_of_a_log_line_is_a_mean_over_pairs_when_the_last_batch_is_smal
         )
         trainer = made(how, data=pairs, ref_model=tiny_model(1))
         trainer.train()
-        losses.append(trainer.state.log_history[0]["loss"])
+        losses.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+        ends.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert torch.allclose(*ends, atol=1e-6)

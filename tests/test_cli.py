@@ -404,6 +404,25 @@ def test_a_row_that_the_template_refuses_is_named_or_dropped(files, tmp_path, on
         assert "the tokenizer's chat template is applied" in told.out
 
 
+def test_rows_that_are_dropped_are_found_in_the_pass_that_tokenises(files, tmp_path, capsys, monkeypatch):
+    from toylib.engine import rendering
+
+    row, refused = chat_files(tmp_path)
+    same = row | {"chosen": [{"role": "assistant", "content": "  no"}]}
+    rendered, render_pair = [], rendering.render_pair
+    monkeypatch.setattr(rendering, "render_pair", lambda *given: rendered.append(1) or render_pair(*given))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, refused, same, row, refused])))
+    options = [*files, "--batch-size", 1, "--max-steps", 1, "--on-bad", "drop"]
+    assert command_line(*options) == 0
+    told = capsys.readouterr().out
+    assert "pairs.jsonl: dropped 2 rows: the chat template refuses" in told and "2 pairs, at most" in told
+    assert "pairs.jsonl: dropped 1 row: chosen and rejected are the same tokens" in told
+    assert len(rendered) == 5
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(refused))
+    assert command_line(*options, "--overwrite") == 1
+    assert "every other one was dropped as a bad row" in last_error(capsys)
+
+
 def test_messages_are_rendered_once_and_held_out_rows_keep_their_names(files, tmp_path, capsys, monkeypatch):
     from toylib.engine import rendering
 

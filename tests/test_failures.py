@@ -111,7 +111,7 @@ def test_settings_that_cannot_be_used_are_refused_by_name(change, told):
 
 def test_only_weights_that_require_a_gradient_in_the_model_are_trained():
     model, reference = tiny_model().requires_grad_(False), cached_reference(tiny_model(), ROWS)
-    with pytest.raises(ValueError, match="no parameter of the model requires a gradient") as caught:
+    with pytest.raises(ValueError, match="no weight of the model requires a gradient") as caught:
         run_dpo(model, ROWS, reference, steps=1)
     one_sentence(caught)
     model.model.norm.weight.requires_grad_(True)

@@ -10,6 +10,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from tiny import one_sentence
+from tiny import write_lines as write
 
 from toylib import load_preferences
 from toylib.engine import formats
@@ -52,13 +53,6 @@ FORMS = {
     ),
     "messages as text": ({"prompt": json.dumps([USER]), "chosen": repr([KIND]), "rejected": json.dumps(RUDE)}, CHAT),
 }
-
-
-def write(path, *rows):
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
-    )
-    return path
 
 
 def refusal(source, **arguments):
@@ -104,6 +98,42 @@ def test_compressed_files_tabs_and_upper_case_endings_are_read(tmp_path, name):
     with opened(tmp_path / name, "wt", encoding="utf-8") as file:
         file.write(text)
     assert list(load_preferences(tmp_path / name)) == [TEXT]
+
+
+SAME_PAIR = {
+    "bom.jsonl": b"\xef\xbb\xbf" + json.dumps(TEXT).encode(),
+    "bom.json": b"\xef\xbb\xbf" + json.dumps([TEXT]).encode(),
+    "bom.csv": "\ufeffprompt,chosen,rejected\r\n".encode() + f'"{QUESTION}","{GOOD}","{BAD}"\r\n'.encode(),
+    "crlf.jsonl": json.dumps(TEXT).encode() + b"\r\n",
+    "blank_lines.jsonl": b"\n\n  \n" + json.dumps(TEXT).encode() + b"\n\n",
+    "blank_lines.csv": f'prompt,chosen,rejected\n\n"{QUESTION}","{GOOD}","{BAD}"\n\n'.encode(),
+    "one_row.json": json.dumps(TEXT).encode(),
+    "one_row_indented.json": json.dumps(TEXT, indent=2).encode(),
+}
+
+
+@pytest.mark.parametrize("name", SAME_PAIR)
+def test_marks_line_ends_and_blank_lines_change_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(SAME_PAIR[name])
+    assert list(load_preferences(tmp_path / name)) == [TEXT]
+
+
+def test_names_that_do_not_show_are_escaped_where_they_are_printed(tmp_path, capsys):
+    row = json.dumps(TEXT)[:-1] + ', "\\ud83d": 1, "\\u001b[31mred\\n": 2}'
+    assert list(load_preferences(write(tmp_path / "pairs.jsonl", row))) == [TEXT]
+    assert capsys.readouterr().out.endswith("not used: \\ud83d, \\x1b[31mred\\n\n")
+
+
+@pytest.mark.parametrize("columns", [["prompt"], "prompt", {"question": "prompt"}])
+def test_columns_that_rename_nothing_known_are_refused(tmp_path, columns):
+    assert "columns may rename prompt, chosen, rejected" in refusal(
+        write(tmp_path / "pairs.jsonl", TEXT), columns=columns
+    )
+
+
+def test_a_dict_of_sets_is_read_and_a_generator_is_refused():
+    assert list(load_preferences({"dev": Dataset.from_list([TEXT])}, "dev")) == [TEXT]
+    assert "got generator" in refusal(row for row in [TEXT])
 
 
 def test_saved_and_streamed_sets_are_read(tmp_path):
@@ -236,6 +266,16 @@ BAD_ROWS = {
     "tools": (CHAT | {"tools": "{"}, "'tools' looks stored as JSON or Python text, but is neither"),
     "tools are no list": (CHAT | {"tools": {"a": 1}}, "'tools' is not a list but dict"),
     "half a message list": (CHAT | {"prompt": "[{'role': 'user', 'content': "}, "'prompt' looks stored as"),
+    "list of texts": (TEXT | {"prompt": [QUESTION]}, "'prompt' is a list of texts"),
+    "columns of a table": ({"prompt": [QUESTION] * 2, "chosen": [GOOD] * 2, "rejected": [BAD] * 2}, "list of texts"),
+    "null": (TEXT | {"chosen": None}, "'chosen' is missing"),
+    "a number": (TEXT | {"rejected": 4}, "'rejected' is not text but int"),
+    "two replies and a label": (
+        {"prompt": QUESTION, "response_1": GOOD, "response_2": BAD, "preference": 1},
+        "'chosen' is missing; the row has prompt, response_1, response_2, preference; say with columns=",
+    ),
+    "rows by id": ({f"id{i}": TEXT for i in range(5000)}, "id18, id19 and 4980 more; say with columns="),
+    "a surrogate in a name": ('{"chosen": "b", "rejected": "c", "\\ud83d": 1}', "rejected, \\ud83d; say"),
     "wrong name": (
         {"instruction": "x", "chosen": "a", "rejected": "b"},
         "the row has instruction, chosen, rejected; say",
@@ -267,9 +307,12 @@ def test_a_bad_row_is_named_or_dropped(tmp_path, capsys, kind, ending):
     [
         ('{"a": 1,\n "a": {"b": [2]}}', "the key 'a' stands twice in one object"),
         ('{"n": ' + "9" * 5000 + "}", "a number has more than"),
+        ("9" * 5000, "a number has more than"),
+        ('{"n": "]}\\"", "m": ' + "[" * 100_000 + "]" * 100_000 + "}", "the JSON is nested too deep"),
+        ('{"prompt": "Hi \\ud83d", "chosen": "a", "rejected": "b"}', "field 'prompt' holds half of a character"),
         ("3", "not an object with the fields"),
     ],
-    ids=["key", "digits", "number"],
+    ids=["key", "digits", "digits alone", "nested", "surrogate", "number"],
 )
 def test_an_unreadable_row_of_a_list_is_dropped_like_any_other(tmp_path, capsys, bad, problem):
     path = tmp_path / "pairs.json"
@@ -282,7 +325,7 @@ def test_an_unreadable_row_of_a_list_is_dropped_like_any_other(tmp_path, capsys,
 
 def test_a_row_of_a_list_whose_end_cannot_be_found_is_an_error_of_the_file(tmp_path):
     path = tmp_path / "pairs.json"
-    path.write_text(f"[{json.dumps(TEXT)}, {'[' * 100_000}{']' * 100_000}, {json.dumps(TEXT)}]")
+    path.write_text(f"[{json.dumps(TEXT)}, {'[' * 100_000}{']' * 99_000}, {json.dumps(TEXT)}]")
     assert refusal(path, on_bad="drop") == f"{path}, row 2: the JSON is nested too deep"
 
 
@@ -326,6 +369,14 @@ BAD_FILES = {
     "end.json": (f"[{json.dumps(TEXT)}\n", "line 2: not valid JSON", ""),
     "after.json": (f"[{json.dumps(TEXT)}] x", "not valid JSON", "more follows"),
     "number.json": ("3", "must hold a list of rows", ""),
+    "semicolons.csv": ("prompt;chosen;rejected\na;b;c\n", "line 1: ", "';' separates its cells, not commas"),
+    "commas.tsv": ("prompt,chosen,rejected\na,b,c\n", "line 1: ", "',' separates its cells, not tabs"),
+    "quoted.tsv": ('prompt\tchosen\trejected\na\t"b" he said\tc\n', "line 2: ", "expected after"),
+    "utf16.jsonl": (json.dumps(TEXT).encode("utf-16"), "line 1: ", "not a text file in UTF-8"),
+    "utf16.csv": ("prompt,chosen,rejected\na,b,c\n".encode("utf-16"), "line 1: ", "not a text file in UTF-8"),
+    "comma.jsonl": (json.dumps(TEXT) + ",\n", "line 1: not valid JSON", "more follows"),
+    "comma.json": (f"[{json.dumps(TEXT)},\n", "not valid JSON", ""),
+    "empty.jsonl": ("\n\n", "no preference pairs", ""),
     "wrapped.json": (json.dumps({"rows": [TEXT]}, indent=1), "must hold a list of rows", ""),
 }
 

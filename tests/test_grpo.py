@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from datasets import Dataset
-from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
+from tiny import PAIRS, counts_words, one_sentence, says_sorry, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint
 from toylib.labs.grpo import group_advantages, grpo_loss, kl_estimate, train_grpo
@@ -19,14 +19,6 @@ from toylib.replies import Replies, sample_replies
 
 TOKENIZER = tiny_tokenizer()
 PROMPTS = [pair["prompt"] for pair in PAIRS]
-
-
-def counts_words(prompts, replies):
-    return [float(len(text.split())) for text in replies.texts]
-
-
-def says_sorry(prompts, replies):
-    return [float(text.split()[:1] == ["sorry"]) for text in replies.texts]
 
 
 def test_advantages_are_relative_to_the_group():

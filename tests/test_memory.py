@@ -377,7 +377,7 @@ def test_two_runs_on_each_other_are_both_seen():
     import pandas
 
     history = pandas.DataFrame({"loss": [math.log(2), 0.6]}, index=[1, 2])
-    figure = plots_memory.on_each_other({"TRL": history, "ours": history}, {"loss": "loss"})
+    figure = plots_memory.overlaid_runs({"TRL": history, "ours": history}, {"loss": "loss"})
     first, second = figure.axes[0].lines[:2]
     assert first.get_linewidth() > 3 * second.get_linewidth() and first.get_linestyle() != second.get_linestyle()
 

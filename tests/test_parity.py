@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from datasets import Dataset
-from tiny import PAIRS, WORDS, tiny_model, tiny_tokenizer
+from tiny import PAIRS, WORDS, experts, tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
 
 from toylib import DPOTrainer, dpo_loss, sequence_logps
@@ -103,7 +103,16 @@ def both(tmp_path, monkeypatch):
     """TRL's trainer and ours on the same pairs, settings and two models; one step of each is one batch of the same rows."""
     monkeypatch.setenv("TOYLIB_CACHE", str(tmp_path / "cache"))
 
-    def trainers(pairs, loss_type="sigmoid", beta=0.1, label_smoothing=0.0, ref_seed=1, padded=True, **settings):
+    def trainers(
+        pairs,
+        loss_type="sigmoid",
+        beta=0.1,
+        label_smoothing=0.0,
+        ref_seed=1,
+        padded=True,
+        model=gentle_model,
+        **settings,
+    ):
         tokenizers = [tiny_tokenizer(), tiny_tokenizer()]
         if not padded:
             for tokenizer in tokenizers:
@@ -113,8 +122,8 @@ def both(tmp_path, monkeypatch):
         common |= {"bf16": False, "gradient_checkpointing": False, "learning_rate": 2e-4} | settings
         loss = {"beta": beta, "label_smoothing": label_smoothing}
         theirs = trl.DPOTrainer(
-            model=gentle_model(0),
-            ref_model=gentle_model(ref_seed),
+            model=model(0),
+            ref_model=model(ref_seed),
             args=trl.DPOConfig(
                 output_dir=str(tmp_path / "trl"), max_length=None, loss_type=[loss_type], **loss, **common
             ),
@@ -122,11 +131,11 @@ def both(tmp_path, monkeypatch):
             processing_class=tokenizers[0],
         )
         ours = DPOTrainer(
-            gentle_model(0),
+            model(0),
             TrainingArguments(output_dir=str(tmp_path / "ours"), **common),
             Dataset.from_list(pairs),
             processing_class=tokenizers[1],
-            ref_model=gentle_model(ref_seed),
+            ref_model=model(ref_seed),
             loss_type=loss_type,
             average_logps=loss_type == "ipo",
             **loss,
@@ -166,6 +175,19 @@ def test_a_whole_run_logs_trls_losses_and_metrics(both, loss_type, beta, label_s
                 room = 1e-5 if name == "loss" else 1e-3
                 assert b[name] == pytest.approx(a[name], rel=room, abs=room), (step, name)
     assert abs(ours[-1]["loss"] - ours[0]["loss"]) > 0.01
+
+
+def test_a_mixture_of_experts_gets_trls_loss_with_its_routers_loss(both):
+    theirs, ours = both(PAIRS + long_pairs(2, 30), model=lambda seed: experts(seed, router_jitter_noise=0.0))
+    results = []
+    for trainer in (theirs, ours):
+        loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator(list(trainer.train_dataset)))
+        loss.backward()
+        gradient = torch.cat([p.grad.reshape(-1) for p in trainer.model.parameters()])
+        results.append((loss.item(), gradient))
+    (loss, gradient), (our_loss, our_gradient) = results
+    assert our_loss == pytest.approx(loss, abs=1e-5) and loss > 0.693 + 0.5
+    assert (our_gradient - gradient).norm() <= 5e-5 * gradient.norm()
 
 
 def test_without_a_pad_token_eos_pads_and_is_still_scored_as_in_trl(both):

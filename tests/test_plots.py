@@ -123,7 +123,7 @@ FIGURES = {
     ),
     "memory.memory_bars": lambda: memory.memory_bars({"full": PARTS, "small": {"weights": 2e9}}, {"T4": 16e9}),
     "memory.empty_bars": lambda: memory.empty_bars(["full", "small"], {"T4": 16e9}, 20.0, "GB held")[0],
-    "memory.on_each_other": lambda: memory.on_each_other({"TRL": RUN, "ours": RUN}, {"loss": "The loss", "kl": "KL"}),
+    "memory.overlaid_runs": lambda: memory.overlaid_runs({"TRL": RUN, "ours": RUN}, {"loss": "The loss", "kl": "KL"}),
     "pair.sigmoid_curve": lambda: pair.sigmoid_curve([(0.0, 0.5), (2.2, 0.9)]),
     "pair.four_numbers": lambda: pair.four_numbers(-10.0, -14.0, -11.0, -12.5),
     "pair.replay_panels": lambda: pair.replay_panels([0, 2, 4], REPLAYED, REPLAYED[0])[0],
@@ -154,8 +154,10 @@ FIGURES = {
     "sweep.overfit": lambda: sweep.overfit(CURVES, QUALITY, 0.1),
     "theory.closed_forms": lambda: theory.closed_forms(["a", "b"], [0.5, 0.5], {0.1: [0.9, 0.1], 1.0: [0.6, 0.4]}),
     "theory.kl_by_beta": lambda: theory.kl_by_beta(([0.1, 1, 20], [2, 1, 0.1]), ([0.5, 5], [1.5, 0.4])),
-    "theory.no_end": lambda: theory.no_end([1, 10], [[1, 2]] * 4, [[0.1, 1]] * 4, ["a", "b", "c", "soft"], 3.0),
-    "theory.pull_by_gap": lambda: theory.pull_by_gap((0.1, 0.5, 1.0), (0, 2.2), beta=0.5),
+    "theory.margin_and_kl": lambda: theory.margin_and_kl(
+        [1, 10], [[1, 2]] * 4, [[0.1, 1]] * 4, ["a", "b", "c", "soft"], 3.0
+    ),
+    "theory.gradient_weights": lambda: theory.gradient_weights((0.1, 0.5, 1.0), (0, 2.2), beta=0.5),
     "tokens.token_strip": lambda: tokens.token_strip([("chosen", ["A", " b"], [-0.5, -9.0])], title="log-probs"),
     "tokens.shift_and_mask": lambda: tokens.shift_and_mask(["a", ":", " b", "<pad>"], [0, 0, 1, 0], [0, -1.5, 0]),
     "tokens.data_flow": lambda: tokens.data_flow(" It ships. ", "No idea.", (-10.0, -14.0), (-11.0, -12.5), 0.5),
@@ -276,7 +278,7 @@ def test_memory_bars_end_at_the_peak():
 
 
 def test_curves_that_should_be_one_lie_on_each_other():
-    loss, kl = drawn("memory.on_each_other").axes
+    loss, kl = drawn("memory.overlaid_runs").axes
     assert (title(loss), title(kl)) == ("The loss", "KL")
     assert y_values(loss.lines[0]) == y_values(loss.lines[1]) and loss.lines[0].get_linewidth() == 6
     assert y_values(loss.lines[2]) == [math.log(2)] * 2 and len(kl.lines) == 2
@@ -447,9 +449,9 @@ def test_closed_forms_have_a_panel_for_each_beta():
 def test_figures_of_beta_name_their_lines_and_hide_no_height_behind_a_log_axis():
     (axis,) = drawn("theory.kl_by_beta").axes
     assert axis.get_xscale() == "log" and tick_words(axis, "x") == ["0.1", "0.5", "1", "5", "20"]
-    margins, kls = drawn("theory.no_end").axes
+    margins, kls = drawn("theory.margin_and_kl").axes
     assert margins.get_yscale() == kls.get_yscale() == "linear" and words(margins) == ["a", "b", "c", "soft"]
-    (axis,) = drawn("theory.pull_by_gap").axes
+    (axis,) = drawn("theory.gradient_weights").axes
     assert words(axis) == ["β = 0.1", "β = 0.5", "β = 1", "0.250", f"{0.5 / (1 + math.exp(1.1)):.3f}"]
 
 
@@ -552,7 +554,7 @@ def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
         lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES.rename(index={"robust": text}))),
         lambda: interview.coverage({text: [1, 2, 3]}, [text, "b", "c"]),
         lambda: memory.memory_bars({text: PARTS}, {text: 16e9}, text),
-        lambda: memory.on_each_other({text: RUN}, {"kl": text}),
+        lambda: memory.overlaid_runs({text: RUN}, {"kl": text}),
         lambda: rlhf.memory_bars(table),
         lambda: rlhf.forest({text: (0.1, 0.0, 0.2)}),
         lambda: theory.closed_forms([text, "b"], [0.5, 0.5], {0.1: [0.9, 0.1]}),

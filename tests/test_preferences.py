@@ -6,6 +6,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny import one_sentence
+from tiny import write_lines as write
 
 from toylib import load_preferences
 
@@ -21,11 +22,6 @@ CHAT = {
     "chosen": message("assistant", "Sorry!"),
     "rejected": message("assistant", "No."),
 }
-
-
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def without(field):

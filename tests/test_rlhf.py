@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
+from tiny import PAIRS, counts_words, one_sentence, says_sorry, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint
 from toylib.labs import ppo as rlhf
@@ -33,15 +33,6 @@ SETTINGS = {"steps": 2, "batch_size": 4, "minibatch_size": 2, "max_new_tokens": 
 def even_model(**changes):
     """A tiny model that has tried everything: its next token is nearly uniform."""
     return tiny_model(initializer_range=0.05, **changes)
-
-
-def says_sorry(prompts, replies):
-    """A scorer that wants one first word and nothing else: the bandit."""
-    return [float(text.split()[:1] == ["sorry"]) for text in replies.texts]
-
-
-def counts_words(prompts, replies):
-    return [float(len(text.split())) for text in replies.texts]
 
 
 def share(policy):
@@ -331,7 +322,7 @@ def changed_weights(model, policy):
 def test_only_weights_that_require_a_gradient_in_the_model_are_trained(run):
     model = tiny_model().requires_grad_(False)
     how = {"steps": 2, "batch_size": 4, "max_new_tokens": 40, "learning_rate": 1e-2}
-    with pytest.raises(ValueError, match="no parameter of the model requires a gradient") as caught:
+    with pytest.raises(ValueError, match="no weight of the model requires a gradient") as caught:
         run(model, TOKENIZER, PROMPTS, counts_words, **how)
     one_sentence(caught)
     model.model.norm.weight.requires_grad_(True)
@@ -341,7 +332,7 @@ def test_only_weights_that_require_a_gradient_in_the_model_are_trained(run):
 
 def test_a_reward_model_trains_what_requires_a_gradient_and_its_head():
     model = tiny_model().requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter of the model requires a gradient"):
+    with pytest.raises(ValueError, match="no weight of the model requires a gradient"):
         train_reward_model(model, TOKENIZER, PAIRS, steps=1)
     model.model.norm.weight.requires_grad_(True)
     reward_model, _ = train_reward_model(model, TOKENIZER, PAIRS, steps=2, batch_size=2)

@@ -37,6 +37,18 @@ def test_a_second_call_gives_the_same_rows_and_prints_the_same(monkeypatch, caps
     assert capsys.readouterr().out == printed
 
 
+def test_only_the_first_process_prints_and_saves(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    assert len(token_cache.tokenize_once([*PAIRS, LONG], tiny_tokenizer(), 30)) == 5
+    assert capsys.readouterr().out == "" and not list(tmp_path.glob("cache/*"))
+    monkeypatch.setenv("RANK", "0")
+    token_cache.tokenize_once([*PAIRS, LONG], tiny_tokenizer(), 30)
+    assert "cut from the left" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    again(monkeypatch, [*PAIRS, LONG], tiny_tokenizer(), 30)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_progress_line_is_seen_while_it_runs_and_not_kept(monkeypatch, capsys):
     def slow(*arguments):
         print("tokenise: 50 %", end="", flush=True)

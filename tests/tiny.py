@@ -1,8 +1,10 @@
 """Things the tests make on the spot: models of a few hundred weights, word-level tokenizers, padded batches."""
 
+import json
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)  # models this small gain nothing from more, and lose a lot where the cores are shared
 WORDS = ["Customer:", "Agent:", "my", "order", "is", "late", "lost", "where", "sorry", "let", "me", "check", "the"]
@@ -32,6 +34,16 @@ def tiny_model(seed=0, vocab_size=24, dtype=torch.float32, **changes):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **(shape | settings | changes)))
     return model.to(dtype).eval()
+
+
+def experts(seed=0, **changes):
+    """A random Mixtral of two layers and four experts that returns its router's auxiliary loss, at a weight of ½."""
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "num_local_experts": 4, "router_jitter_noise": 0.5}
+    settings = {"vocab_size": 24, "output_router_logits": True, "router_aux_loss_coef": 0.5}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MixtralForCausalLM(MixtralConfig(**(shape | settings | changes)))
 
 
 def tiny_tokenizer(words=WORDS, pad="<pad>", eos="<eos>", **special):
@@ -74,6 +86,23 @@ def slow_logp(model, prompt, reply):
         logits = model(input_ids=torch.tensor([prompt + reply[:t]]), use_cache=False).logits[0, -1].double()
         total += (logits[reply[t]] - logits.logsumexp(dim=0)).item()
     return total
+
+
+def says_sorry(prompts, replies):
+    """A scorer that wants one first word and nothing else: the bandit."""
+    return [float(text.split()[:1] == ["sorry"]) for text in replies.texts]
+
+
+def counts_words(prompts, replies):
+    """A scorer that wants long replies."""
+    return [float(len(text.split())) for text in replies.texts]
+
+
+def write_lines(path, *rows):
+    """Write rows, or texts as they are, to a .jsonl file, and return its path."""
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def one_sentence(caught):

@@ -41,9 +41,8 @@ def load_preferences(
 
     if on_bad not in ("error", "drop"):
         raise ValueError(f'on_bad must be "error" or "drop", got {on_bad!r}')
-    unknown = [name for name in columns or {} if name not in FIELDS]
-    if unknown:
-        raise ValueError(f"columns may rename {', '.join(FIELDS)}; got {', '.join(sorted(unknown))}")
+    if columns and not (isinstance(columns, dict) and columns.keys() <= {*FIELDS}):
+        raise ValueError(f"columns may rename {', '.join(FIELDS)}, as {{field: name in the source}}; got {columns!r}")
     if not isinstance(source, str) or source not in SHIPPED:
         from toylib.engine.formats import read_pairs
 

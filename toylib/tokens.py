@@ -37,24 +37,27 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
     `pairs` are as from `load_preferences`, or a stream of such rows. `tools` and `chat_template_kwargs` of a row go to
     the chat template. A prompt that leaves the longer reply too little of `max_length` tokens (None: no limit) is cut
     from its left. The pair is dropped if less than half of its prompt and fewer than `MIN_PROMPT` tokens would be left.
-    Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised; also if no
-    pair is left, or if the tokenizer has no end-of-sequence token.
+    Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised (if `pairs` has
+    an attribute `on_bad = "drop"`, it is dropped and counted), if no pair is left, or if the tokenizer has no EOS.
     """
-    from toylib.engine.notices import progress_bar
+    from toylib.engine.notices import print_dropped, progress_bar
     from toylib.engine.rendering import plain_text_note, print_what_was_cut, template_marks
 
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
-    rows, kept, systems, number = [], [], 0, 0
+    rows, kept, refused, systems, number = [], [], [], 0, 0
     before_reply, end_of_turn = template_marks(tokenizer)
     for number, pair in enumerate(progress_bar(pairs, "tokenise", delay=5), start=1):
         if number == 1:
             plain_text_note(pair["prompt"], before_reply)
-            opening = _opening(pair["prompt"] + pair["chosen"], tokenizer) if isinstance(pair["prompt"], str) else []
+            opening = [] if isinstance(pair["prompt"], list) else _opening("{prompt}{chosen}".format(**pair), tokenizer)
         try:
             prompt, chosen, rejected = _token_ids(pair, tokenizer, opening, end_of_turn)
         except ValueError as problem:
-            raise ValueError(f"{row_name(pairs, number - 1)}: {problem}") from None
+            if getattr(pairs, "on_bad", "error") == "error":
+                raise ValueError(f"{row_name(pairs, number - 1)}: {problem}") from None
+            refused.append(str(problem))
+            continue
         room = len(prompt) if max_length is None else max_length - max(len(chosen), len(rejected))
         if room < max(1, min(MIN_PROMPT, (len(prompt) + 1) // 2)):
             continue
@@ -64,9 +67,10 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
             kept.append(room)
             systems += not isinstance(pair["prompt"], str) and pair["prompt"][0]["role"] in ("system", "developer")
         rows.append({"number": number, "prompt": prompt, "chosen": chosen, "rejected": rejected})
-    print_what_was_cut(kept, systems, number - len(rows), number, max_length, MIN_PROMPT)
+    print_what_was_cut(kept, systems, number - len(rows) - len(refused), number, max_length, MIN_PROMPT)
+    print_dropped(getattr(pairs, "source_name", "the pairs"), refused)
     if not rows:
-        raise ValueError(f"no pair fits max_length={max_length}: in every pair, a reply leaves its prompt too little")
+        raise ValueError(f"no pair fits max_length={max_length}, or every other one was dropped as a bad row")
     return rows
 
 
@@ -97,8 +101,7 @@ def collate(
     if pad_token_id is None:
         raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token")
     sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
-    length = max(len(prompt) + len(reply) for prompt, reply in sequences)
-    shape = (len(sequences), length)
+    shape = (len(sequences), max(len(prompt) + len(reply) for prompt, reply in sequences))
     input_ids = torch.full(shape, pad_token_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     completion_mask = torch.zeros(shape, dtype=torch.long)
@@ -113,9 +116,9 @@ def collate(
 
 def render_pair(pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
-    from toylib.engine.rendering import render_pair
+    from toylib.engine import rendering
 
-    return render_pair(pair, tokenizer)
+    return rendering.render_pair(pair, tokenizer)
 
 
 def _token_ids(
@@ -123,6 +126,8 @@ def _token_ids(
 ) -> tuple[list[int], ...]:
     """Ids of prompt, chosen and rejected; the replies with one end. `opening` are the ids before every text."""
     prompt, *replies = (pair[field] for field in FIELDS)
+    if {type(part) for part in (prompt, *replies)} not in ({str}, {list}):
+        raise ValueError("prompt, chosen and rejected must be all text or all messages: use load_preferences")
     if prompt and all(reply[: len(prompt)] == prompt for reply in replies):
         raise ValueError("chosen and rejected both repeat the prompt: leave it out of the replies")
     if isinstance(prompt, str):

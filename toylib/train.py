@@ -35,8 +35,8 @@ def train_dpo(
 
     `pairs` and `eval_pairs` are as from `load_preferences`. The reference is `ref_model`, or `model` as it is given,
     adapters included. Weights that require no gradient, such as a LoRA model's base, are not trained. AdamW runs at a
-    constant `learning_rate` without dropout, with the gradient norm clipped to 1; `seed` draws the batches. The default
-    rate suits the shipped model of 0.6M parameters. A model of 100M or more needs 1e-6 to 5e-6.
+    constant `learning_rate`, with the gradient norm clipped to 1, without dropout and without a router's auxiliary loss;
+    `seed` draws the batches. The default rate suits the shipped model of 0.6M parameters, and 1e-6 to 5e-6 one of 100M.
 
     `history` is a DataFrame by step (1, 2, …) with TRL's column names, measured on each step's batch before its update.
     With `eval_pairs`, `eval_` columns are measured after the update, ten times or more. `on_step(step, metrics, policy)`

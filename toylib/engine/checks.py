@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
+from toylib.engine.prefix_sharing import pair_logps, router_losses
 from toylib.preferences import FIELDS
 from toylib.reference import check_reference
-from toylib.tokens import check_fits
+from toylib.tokens import check_fits, collate
 from toylib.train import trained_weights
 
 # The names under which transformers' modules keep a probability of noise as a plain number. `nn.Dropout` is apart.
@@ -27,8 +29,12 @@ def check_arguments(model, args, tokenizer, max_length) -> None:
         raise ValueError(f"model must be a loaded model, got {model!r}: load it with toylib.load_model")
     if args is None:
         raise ValueError("args is missing: pass transformers.TrainingArguments(output_dir=…)")
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args must be transformers.TrainingArguments(output_dir=…), got {type(args).__name__}")
     if tokenizer is None:
         raise ValueError("processing_class is missing: pass the model's tokenizer")
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise ValueError(f"processing_class must be the model's loaded tokenizer, got {type(tokenizer).__name__}")
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
         raise ValueError(f"max_length must be a whole number of tokens, got {max_length!r}")
     if getattr(model.config, "is_encoder_decoder", False):
@@ -52,6 +58,10 @@ def check_pairs(pairs, name) -> None:
     """Raise `ValueError` if the data set `pairs`, which messages call `name`, is no list of preference pairs."""
     if isinstance(pairs, dict):
         raise ValueError(f"{name} is a dictionary of splits ({', '.join(pairs)}): pass one of them")
+    if pairs is None:
+        raise ValueError(f"{name} is missing: pass preference pairs")
+    if iter(pairs) is pairs:
+        raise ValueError(f"{name} is a {type(pairs).__name__}, which can be read only once: pass a list or a Dataset")
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError(f"{name} has no pairs")
@@ -70,6 +80,8 @@ def check_models(model, ref_model, rows) -> None:
     """Raise `ValueError` for token ids that the model or `ref_model` does not know, or if the two share weights."""
     check_fits(model, rows)
     if ref_model is not None:
+        if not isinstance(ref_model, torch.nn.Module):
+            raise ValueError(f"ref_model must be a loaded model, got {ref_model!r}: load it with toylib.load_model")
         try:
             check_fits(ref_model, rows)
         except ValueError as problem:
@@ -112,7 +124,7 @@ def check_savable(model, args) -> None:
 
 
 def warn_about(model, args) -> None:
-    """Log a warning for weights too coarse for the learning rate, and for a router loss that is left out."""
+    """Log a warning for weights too coarse for the learning rate."""
     weights, rate = trained_weights(model), args.learning_rate
     count = sum(weight.numel() for weight in weights)
     with torch.no_grad():
@@ -122,12 +134,22 @@ def warn_about(model, args) -> None:
             f"an update of the size of learning_rate={rate:g} leaves {stuck / count:.0%} of the trained weights as they "
             f"are in {weights[0].dtype}: load the model in float32 and use bf16=True"
         )
+
+
+def router_weight(model, row, pad_token_id) -> float:
+    """Return the weight of a router's auxiliary loss, which is 0 for a model whose config asks for none.
+
+    Log a warning, and return 0, if the config asks for it but the model does not return it for the tokenised pair `row`.
+    """
     config = model.config.get_text_config()
-    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
-        log_once(
-            f"the router's auxiliary loss (router_aux_loss_coef={config.router_aux_loss_coef:g}) is left out: the loss "
-            "is that of DPO alone"
-        )
+    weight = getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0) or 0.0
+    if weight:
+        with torch.no_grad(), router_losses(model) as found:
+            pair_logps(model, collate([row], pad_token_id, next(model.parameters()).device))
+        if found[0] is None:
+            log_once(f"the router's auxiliary loss (router_aux_loss_coef={weight:g}) is left out: the model gives none")
+            return 0.0
+    return weight
 
 
 def switch_off_noise(model) -> None:

@@ -89,11 +89,11 @@ def train(data, loss, arguments, words) -> int:
     check_output(output, data, arguments)
     pairs, held_out = read_pairs(data)
     model, tokenizer, reference = load_models(data, loss)
-    if data.on_bad == "drop":  # with "error" the one pass that tokenises them says so
-        pairs = without_refused(pairs, tokenizer)
-        held_out = held_out and without_refused(held_out, tokenizer)
     if data.eval_fraction:
         pairs, held_out = hold_out(pairs, data.eval_fraction, arguments.seed)
+    for part in (pairs, held_out):
+        if part is not None:
+            part.on_bad = data.on_bad  # also where only the tokenizer finds out
     if data.dry_run:
         show_plan(tokenize_pairs(pairs, tokenizer, loss.max_length), pairs, tokenizer, arguments)
         return 0
@@ -169,26 +169,6 @@ def part_of(pairs, indices):
     if hasattr(pairs, "source_rows"):
         part.source_name, part.source_rows = pairs.source_name, [pairs.source_rows[i] for i in indices]
     return part
-
-
-def without_refused(pairs, tokenizer):
-    """Return the pairs that the chat template can render. Each reason to refuse one is printed with its number of rows."""
-    from toylib.engine.rendering import render_pair
-
-    if isinstance(pairs[0]["prompt"], str) or not tokenizer.chat_template:
-        return pairs
-    good, dropped = [], {}
-    for i, pair in enumerate(pairs):
-        try:
-            render_pair(pair, tokenizer)
-            good.append(i)
-        except ValueError as problem:
-            dropped[str(problem)] = dropped.get(str(problem), 0) + 1
-    for reason, count in dropped.items():
-        print(f"{pairs.source_name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
-    if not good:
-        raise ValueError(f"{pairs.source_name}: no row is left")
-    return part_of(pairs, good)
 
 
 def hold_out(pairs, share, seed):

@@ -22,9 +22,9 @@ def open_source(source, split):
     Raises:
         ValueError: In one sentence that names the source, if it cannot be read.
     """
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+    from datasets import Dataset, IterableDataset
 
-    if isinstance(source, (DatasetDict, IterableDatasetDict)):
+    if isinstance(source, dict):
         if split not in source:
             raise ValueError(f"the data set has no split {split!r}: it has {', '.join(source)}")
         return f"the data set ({split})", _arrow_rows(source[split], f"the data set ({split})")
@@ -147,6 +147,9 @@ def _csv_rows(path, lines, kind):
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise ValueError(f"{path}, line 1: not a readable {kind} file: a name stands twice in the header")
+        if len(header) == 1 and (other := next((sign for sign in ",;\t|" if sign in header[0]), None)):
+            wanted = "tabs" if kind == ".tsv" else "commas"
+            raise ValueError(f"{path}, line 1: not a readable {kind} file: {other!r} separates its cells, not {wanted}")
         start = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):

@@ -28,7 +28,6 @@ data set decodes when a row is read. Call `with_format(None)` before you save su
 
 from __future__ import annotations
 
-import os
 from array import array
 from itertools import islice
 from operator import eq
@@ -36,6 +35,7 @@ from operator import eq
 from toylib.engine.files import open_source
 from toylib.engine.json_rows import BadRow
 from toylib.engine.messages import STORED_MESSAGES, VISIBLE, checked_value, from_text
+from toylib.engine.notices import print_dropped, print_line, visible
 from toylib.engine.pair_columns import RENDERED, PairColumns
 from toylib.preferences import FIELDS, first_line
 
@@ -71,12 +71,11 @@ def read_pairs(source, split, columns, on_bad):
                     raise ValueError(f"{name}, row {number}: {reason}") from None
                 dropped[reason] = dropped.get(reason, 0) + 1
         pairs.flush()
-    for reason, count in dropped.items():
-        _say(f"{name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
+    print_dropped(name, dropped)
     if not numbers:
         raise ValueError(f"{name}: no preference pairs in it")
     if stripped:
-        _say(f"{name}: {STRIPPED} in {len(stripped)} of {len(numbers)} pairs, first in row {stripped[0]}")
+        print_line(f"{name}: {STRIPPED} in {len(stripped)} of {len(numbers)} pairs, first in row {stripped[0]}")
     _name_unused(name, [column for column in unused if pairs.text or column not in RENDERED])
     try:
         dataset = pairs.dataset()
@@ -158,7 +157,9 @@ def _fields(row, names):
 
 
 def _fields_there(row):
-    return f"the row has {', '.join(map(str, row)) or 'no field'}; say with columns= which of them it is"
+    names = visible(", ".join(map(str, list(row)[:20]))) or "no field"
+    more = f" and {len(row) - 20} more" if len(row) > 20 else ""
+    return f"the row has {names}{more}; say with columns= which of them it is"
 
 
 def _text_pair(pair):
@@ -224,11 +225,6 @@ def _words(text):
     return " ".join(text.split())
 
 
-def _say(line):
-    if os.environ.get("RANK", "0") == "0":  # one process prints where several train together
-        print(line)
-
-
 def _unused(keys, names):
     """Return which of a row's keys stand for no field. `RENDERED` ones are among them, because text does not use them."""
     used = {name if name in keys else OTHER_NAMES[field] if name == field else name for field, name in names.items()}
@@ -241,4 +237,4 @@ def _name_unused(name, columns):
     suspects = [column for column in columns if column in PROMPT_LIKE]
     hint = f"; {', '.join(suspects)} may belong to the prompt: write it into that field if so" if suspects else ""
     if columns:
-        _say(f"{name}: columns that are not used: {', '.join(map(str, columns))}{hint}")
+        print_line(f"{name}: columns that are not used: {', '.join(map(str, columns))}{hint}")

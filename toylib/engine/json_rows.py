@@ -87,7 +87,19 @@ def _unique(items):
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-LENIENT = json.JSONDecoder(parse_int=str)  # finds the end of a row that DECODER refuses
+MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _end(text, place):
+    """Return where the JSON value that begins at `place` ends, None if it does not. Objects and lists end by their brackets."""
+    depth = 0
+    if text[place] not in "[{":
+        return re.compile(r"[^\s,\]}]*").match(text, place).end()
+    for mark in MARKS.finditer(text, place):
+        depth += (mark[0] in "[{") - (mark[0] in "]}")
+        if depth == 0:
+            return mark.end()
+    return None
 
 
 def _decode(text, place=0):
@@ -102,7 +114,4 @@ def _decode(text, place=0):
         problem = caught
     except ValueError:
         problem = BadRow(f"a number has more than {sys.get_int_max_str_digits()} digits")
-    try:
-        return problem, LENIENT.raw_decode(text, place)[1]
-    except (ValueError, RecursionError):
-        return problem, None
+    return problem, _end(text, place)

@@ -34,6 +34,8 @@ def checked_value(field, value):
         raise BadRow(f"field {field!r} is not text but {type(value).__name__}")
     if not value:
         raise BadRow(f"field {field!r} is empty")
+    if isinstance(value[0], str):
+        raise BadRow(f"field {field!r} is a list of texts: give one text, or messages with a role and a content")
     return [_message(field, message) for message in value]
 
 

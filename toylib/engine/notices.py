@@ -1,18 +1,41 @@
-"""What the engine tells its user while it works: messages once, progress where somebody watches."""
+"""What the engine tells its user while it works: one process speaks for all, progress shows where somebody watches."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections import Counter
 
 from tqdm import tqdm
 
 
 def log_once(message: str) -> None:
     """Log `message` as a warning of the logger "toylib", in the main process only."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         logging.getLogger("toylib").warning(message)
+
+
+def print_line(text: str) -> None:
+    """Print `text` as one line, in the main process only. Characters that do not show are escaped."""
+    if is_first_process():
+        print(visible(text))
+
+
+def visible(text: str) -> str:
+    """Return `text` with the characters escaped that do not show, such as lone surrogates and terminal codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_dropped(name: str, reasons) -> None:
+    """Print how many rows of the data set `name` were dropped as bad. `reasons` are their reasons, or a count of each."""
+    for reason, count in Counter(reasons).items():
+        print_line(f"{name}: dropped {count} row{'s' if count > 1 else ''}: {reason}")
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def progress_bar(items, label: str, *, delay: float = 0, disable: bool = False):

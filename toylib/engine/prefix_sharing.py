@@ -79,6 +79,17 @@ def head_on(model, positions):
         handle.remove()
 
 
+@contextlib.contextmanager
+def router_losses(model):
+    """Collect the auxiliary loss of a router from each forward pass while open: a list of scalars with gradient."""
+    found = []
+    handle = model.register_forward_hook(lambda _, __, outputs: found.append(getattr(outputs, "aux_loss", None)))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 def row_token_logps(model, input_ids, position_ids, branch, targets):
     """Return the log-prob of every reply token of shared-prompt rows, `(batch, length)`, in nats; 0 elsewhere.
 
@@ -118,6 +129,8 @@ def why_not_shared(model, rows, pad_token_id=0, device=None) -> str | None:
     attention = getattr(config, "_attn_implementation", None)
     if attention not in ("sdpa", "eager"):
         return f"{attention} attention takes no mask of its own"
+    if getattr(config, "output_router_logits", False):
+        return "its router's auxiliary loss is a mean over whole sequences"
     longest = max(rows, key=row_length)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     if getattr(config, "use_sliding_window", True) is False:

@@ -8,6 +8,7 @@ import os
 from jinja2 import TemplateError
 
 from toylib.engine.messages import ROLES
+from toylib.engine.notices import print_line
 from toylib.preferences import FIELDS
 
 KNOWN_ROLES = (*ROLES, "function")  # data sets that `load_preferences` has not read may have the old name of tool turns
@@ -32,7 +33,10 @@ def render_pair(pair, tokenizer) -> list[str]:
     """Return three texts of a pair of message lists: the prompt, the prompt with chosen, the prompt with rejected."""
     prompt, *replies = (pair[field] for field in FIELDS)
     _check_template(tokenizer)
-    unknown = {message["role"] for part in (prompt, *replies) for message in part} - set(KNOWN_ROLES)
+    messages = [message for part in (prompt, *replies) for message in part]
+    if not all((prompt, *replies)) or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
+        raise ValueError("prompt, chosen and rejected need a message each, and every message a role")
+    unknown = {message["role"] for message in messages} - set(KNOWN_ROLES)
     if unknown:
         raise ValueError(f"the role {min(unknown)!r} is unknown: the roles are {', '.join(KNOWN_ROLES)}")
     if prompt[-1]["role"] == "assistant":
@@ -63,7 +67,7 @@ def template_marks(tokenizer):
 def plain_text_note(prompt, before_reply) -> None:
     """Print a line if `prompt` is a text without what the chat template would write before a reply."""
     if isinstance(prompt, str) and before_reply not in prompt:
-        print("the prompts are plain text: they are used as they are, and no chat template is applied")
+        print_line("the prompts are plain text: they are used as they are, and no chat template is applied")
 
 
 def print_what_was_cut(kept, systems, dropped, seen, max_length, least) -> None:
@@ -71,7 +75,7 @@ def print_what_was_cut(kept, systems, dropped, seen, max_length, least) -> None:
     if kept:
         lost = f"; {systems} of them lost their system turn or a part of it" if systems else ""
         text = f"{len(kept)} of {seen} prompts cut from the left to fit max_length={max_length}"
-        print(f"{text}; the shortest keeps {min(kept)} tokens{lost}")
+        print_line(f"{text}; the shortest keeps {min(kept)} tokens{lost}")
     if dropped:
         text = f"{dropped} of {seen} pairs dropped: a reply alone is longer than max_length={max_length} allows"
-        print(f"{text}, or leaves less than half of its prompt and fewer than {least} tokens")
+        print_line(f"{text}, or leaves less than half of its prompt and fewer than {least} tokens")

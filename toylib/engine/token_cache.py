@@ -11,6 +11,7 @@ import sys
 import torch
 
 from toylib.engine.disk_cache import load_tensors, save_tensors
+from toylib.engine.notices import is_first_process
 from toylib.preferences import FIELDS
 from toylib.tokens import tokenize_pairs
 
@@ -30,11 +31,13 @@ def tokenize_once(pairs, tokenizer, max_length=1024):
             rows = tokenize_pairs(pairs, tokenizer, max_length)
         lines = printed.getvalue().split("\n")
         notes = {"printed": "\n".join(line.rpartition("\r")[2] for line in lines)}  # without a bar that was there
-        save_tensors(key, pack(rows), "token ids", **notes)
+        if is_first_process():  # the others print nothing that could be kept
+            save_tensors(key, pack(rows), "token ids", **notes)
     else:
         tensors, notes = found
         rows = unpack(tensors)
-        print(notes["printed"], end="")
+        if is_first_process():
+            print(notes["printed"], end="")
     return rows
 
 
@@ -56,6 +59,7 @@ class Recorder(io.StringIO):
 def tokens_key(pairs, tokenizer, max_length) -> str:
     """Return 64 hex digits over the pairs and everything of the tokenizer that decides their ids."""
     special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template, max_length, LAYOUT]
+    special.append(getattr(pairs, "on_bad", "error"))
     digest = hashlib.sha256(json.dumps(special, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     columns = (*FIELDS, "tools", "chat_template_kwargs")

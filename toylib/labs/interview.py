@@ -142,14 +142,14 @@ def read_sentences(path, heading) -> list[Sentence]:
     raise ValueError(f"no cell with the heading {heading!r} in {Path(path).name}")
 
 
-def is_supported(said, claims, path) -> bool:
+def is_supported(item, claims, path) -> bool:
     """Return whether the evidence of a card or sentence exists, and some of it is in a notebook that checked statements.
 
     Each link leads to a heading of a notebook or to a web page. `claims` is from `claimed`; `path` is the notebook that
     has the card.
     """
     checked = {one.notebook for there in claims.values() for one in there}
-    targets = [target_of(address, path) for _, address in said.evidence if not is_web(address)]
+    targets = [target_of(address, path) for _, address in item.evidence if not is_web(address)]
     known = all(target.exists() and anchor in anchors(target) for target, anchor in targets)
     return known and any(target.name in checked for target, _ in targets)
 

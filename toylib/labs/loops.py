@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from toylib.train import batches, progress_line, slices
+from toylib.train import batches, progress_line, slices, trained_weights
 
 
 def check_counts(**counts) -> None:
@@ -29,8 +29,7 @@ def trainable_copy(model):
 
     Raises `ValueError` if none does, because nothing would be trained.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_(True) first")
+    trained_weights(model)
     return copy.deepcopy(model).eval()
 
 
@@ -55,8 +54,8 @@ def sampling_loop(
             if on_step is not None:
                 on_step(step, metrics, policy)
             history.append({"step": step, **metrics})
-            told = "  ".join(f"{key} {metrics[key]:.2f}" for key in ("score", "kl", "loss") if key in metrics)
-            progress_line(f"{name} step {step}/{steps}  {told}", step, steps, started)
+            measured = "  ".join(f"{key} {metrics[key]:.2f}" for key in ("score", "kl", "loss") if key in metrics)
+            progress_line(f"{name} step {step}/{steps}  {measured}", step, steps, started)
     return history_table(history)
 
 

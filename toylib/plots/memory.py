@@ -101,8 +101,8 @@ def finish_axis(axis, labels, limits, end, title) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def on_each_other(runs, columns):
-    """Curves of runs that should be one: one panel a column; the first run broad and pale, the others thin and dashed.
+def overlaid_runs(runs, columns):
+    """Draw runs that should agree on top of each other: a panel per column, the first run broad and pale, the others dashed.
 
     `runs` is a dict of label → DataFrame indexed by step; `columns` a dict of column → title of its panel.
     """

@@ -48,7 +48,7 @@ def kl_by_beta(curve, minimisers) -> Figure:
     return figure
 
 
-def no_end(steps, margins, kls, names, ceiling) -> Figure:
+def margin_and_kl(steps, margins, kls, names, ceiling) -> Figure:
     """Draw margin Δ and KL to the reference over gradient steps, both in nats, a line for each run of `names`.
 
     `margins` and `kls` have a list for each run: three with hard labels, then a control. `ceiling` is the largest KL.
@@ -71,8 +71,8 @@ def no_end(steps, margins, kls, names, ceiling) -> Figure:
     return figure
 
 
-def pull_by_gap(betas, pairs, beta, example=2.2) -> Figure:
-    """The weight β·σ(−βΔ) against Δ, a line for each of `betas`; `pairs` are values of Δ marked on the line of `beta`.
+def gradient_weights(betas, pairs, beta, example=2.2) -> Figure:
+    """Draw the weight β·σ(−βΔ) against Δ, a line for each of `betas`; `pairs` are values of Δ marked on the line of `beta`.
 
     The pair at Δ = `example` has the worked example's colour.
     """
