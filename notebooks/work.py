@@ -68,6 +68,7 @@ def main(root, arguments, environment):
         "--log-level=ERROR",
         "--LabApp.log_level=ERROR",
         "--ServerApp.port_retries=0",
+        "--KernelManager.transport_encryption=auto",  # a kernel's messages in plain text are worth a warning to ipykernel
         f"--LabApp.default_url={page}",
     ]
     return [*quiet, f"--ServerApp.port={port}"]

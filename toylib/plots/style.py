@@ -131,8 +131,10 @@ def show(figure, alt: str) -> None:
 def shown(picture: bytes, alt: str) -> tuple[dict, dict]:
     """Return a PNG with its alternative text as an output's data and metadata.
 
-    JupyterLab drops the alternative text of a plain PNG, so the picture is there as HTML too while a notebook runs.
+    JupyterLab drops the alternative text of a plain PNG, so the picture is there as HTML too while a notebook runs,
+    where it does not glare in JupyterLab's dark theme.
     """
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    image = f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%; height: auto">'
-    return {"text/html": image, "image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}}
+    dark = '<style>[data-jp-theme-light="false"] .toylib-plain { filter: brightness(.8) }</style>'
+    image = f'<img alt="{html.escape(alt)}" src="{source}" class="toylib-plain" style="max-width: 100%; height: auto">'
+    return {"text/html": image + dark, "image/png": picture, "text/plain": alt}, {"image/png": {"alt": alt}}
