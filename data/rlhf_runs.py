@@ -137,24 +137,36 @@ def composite():
     scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
     ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
-    start, _ = best("dpo")
-    dev = Composite("dev", count=72)
-    grid = [start, *(dict(zip(start, near, strict=True)) for near in search.neighbours("dpo", tuple(start.values())))]
-    for settings in grid:
-        how = ("dpo", settings, dev, TUNING_SEED, GOAL_CHECKPOINTS)
-        labels = {"method": "dpo, tuning", "seed": TUNING_SEED, **settings}
-        table.run(labels, functools.partial(train, *how, pairs=ranked))
-    tried = [row for row in table.rows if row["method"] == "dpo, tuning"]
-    chosen = max(tried, key=lambda row: row["composite"])
+    chosen, last = best_for_the_goal(table, ranked)
     held_out = Composite(count=144)
     for seed in SEEDS:
         ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)
-        how = ("dpo", {name: chosen[name] for name in start}, held_out, seed, (int(chosen["step"]),))
+        how = ("dpo", chosen, held_out, seed, (last,))
         table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked))
         for method in ("ppo", "grpo", "online_dpo"):
             settings, step = best(method)
             how = (method, settings, held_out, seed, (step,))
             table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
+
+
+def best_for_the_goal(table, ranked):
+    """Tune DPO on the `ranked` pairs by its composite score: from its best setting on, until no neighbour is better.
+
+    Return the `(settings, step)`.
+    """
+    dev, names = Composite("dev", count=72), list(search.LADDERS["dpo"])
+    near = [tuple(best("dpo")[0].values())]
+    while near:
+        for values in near:
+            settings = dict(zip(names, values, strict=True))
+            how = ("dpo", settings, dev, TUNING_SEED, GOAL_CHECKPOINTS)
+            labels = {"method": "dpo, tuning", "seed": TUNING_SEED, **settings}
+            table.run(labels, functools.partial(train, *how, pairs=ranked))
+        tried = [row for row in table.rows if row["method"] == "dpo, tuning"]
+        chosen = max(tried, key=lambda row: row["composite"])
+        seen = {tuple(row[name] for name in names) for row in tried}
+        near = [values for values in search.neighbours("dpo", [chosen[name] for name in names]) if values not in seen]
+    return {name: chosen[name] for name in names}, int(chosen["step"])
 
 
 PARTS = {one.__name__: one for one in (tuning, quality, noise, hacking, verifiable, composite)}
