@@ -385,6 +385,8 @@ def test_each_family_has_dpo_beside_it_and_collapsed_ends_are_cut_off():
     mean = next(line for line in axes[1].lines if line.get_label() == "SFT on chosen")
     assert list(mean.get_xdata()) == [0, 2.25, 4.25, 90] and y_values(mean) == pytest.approx([0.5, 0.6, 0.7, 0.2])
     assert axes[1].get_xlim()[1] == pytest.approx(1.35 * 4.25)
+    left, middle, right = axes[1].transData.transform([(0, 0.5), (1, 0.5), (4, 0.5)])[:, 0]
+    assert right - middle == pytest.approx(middle - left), "over the root of KL"
 
 
 def test_a_difference_whose_interval_holds_zero_is_hollow():
@@ -393,6 +395,7 @@ def test_a_difference_whose_interval_holds_zero_is_hollow():
     marks = [line for line in left.lines if line.get_marker() == "o"]
     assert [mark.get_markerfacecolor() == style.COLORS["ground"] for mark in marks] == [False, True, False]
     assert left.get_xlim()[0] == -left.get_xlim()[1]
+    assert words(relatives.verdicts(TO_DPO, reach=0.045).axes[0]) == ["-0.05"], "what is beyond is a number at the edge"
 
 
 def test_lengths_and_chosen_log_ratios_have_a_dot_per_seed():

@@ -11,6 +11,7 @@ from conftest import ROOT
 from tiny import PAIRS, padded, random_sequences, tiny_model, tiny_tokenizer
 
 from toylib import dpo_loss, frozen_copy, sequence_logps, train_dpo
+from toylib.labs import relatives
 from toylib.loss import gradient_weight
 from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batches
@@ -19,7 +20,14 @@ from toylib.train import batches
 def shown(notebook, name):
     """The function `name` as notebook `notebook` defines it, with only what it may use in scope."""
     path = next((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
-    scope = {"torch": torch, "math": math, "copy": copy, "frozen_copy": frozen_copy, "batches": batches}
+    scope = {
+        "torch": torch,
+        "F": torch.nn.functional,
+        "math": math,
+        "copy": copy,
+        "frozen_copy": frozen_copy,
+        "batches": batches,
+    }
     scope |= {
         "tokenize_pairs": tokenize_pairs,
         "collate": collate,
@@ -63,3 +71,18 @@ def test_the_gradient_weight_is_beta_times_sigma_of_minus_beta_delta():
     for beta in (0.1, 1.0):
         by_hand = torch.tensor([beta / (1 + math.exp(beta * delta)) for delta in deltas], dtype=torch.float64)
         assert torch.allclose(gradient_weight(deltas, beta), by_hand)
+
+
+def test_the_losses_of_notebook_08_are_toylibs():
+    chosen, rejected, ref_chosen, ref_rejected = -20 * torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) - 1
+    lengths = torch.arange(3, 9), torch.arange(5, 11)
+    kl = torch.tensor(0.7)
+    for i in range(6):
+        one = slice(i, i + 1)
+        batch = relatives.Scored(*(t[one] for t in (chosen, rejected, ref_chosen, ref_rejected, *lengths)), kl)
+        for name in ("simpo", "orpo"):
+            by_hand = shown("08", name)(*batch[:2], *batch[4:6])
+            assert torch.allclose(by_hand, relatives.METHODS[name](batch), atol=1e-5), name
+        kto = shown("08", "kto")
+        by_hand = kto(batch.chosen - batch.ref_chosen, True, kl), kto(batch.rejected - batch.ref_rejected, False, kl)
+        assert torch.allclose(torch.cat(by_hand), relatives.kto(batch), atol=1e-6)

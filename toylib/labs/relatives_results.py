@@ -17,12 +17,14 @@ class Relatives(NamedTuple):
 
     - `quality`: every method at its best setting, at several steps, notebook 07's methods included. For best-of-n, `step`
       is n and `kl` the upper bound log n − (n − 1)/n.
+    - `tuning`: all settings that were tried for them on `dev` prompts.
     - `kto`, `pairs`, `rounds`: KTO on single replies, DPO and SFT on fewer pairs, and DPO in rounds of sampled pairs.
     - `replies`: what each method at its best says to six customers, as `prompt` and `reply`.
     - `best`: method → `(settings, step)`, chosen on `dev` prompts.
     """
 
     quality: pandas.DataFrame
+    tuning: pandas.DataFrame
     kto: pandas.DataFrame
     pairs: pandas.DataFrame
     rounds: pandas.DataFrame
@@ -61,7 +63,7 @@ def load_relatives() -> Relatives:
     tables = {part: pandas.read_csv(DATA / "results" / f"relatives_{part}.csv") for part in parts}
     replies = pandas.read_csv(DATA / "results" / "relatives_replies.csv", keep_default_na=False)
     in_07 = {part: pandas.read_csv(DATA / "results" / f"rlhf_{part}.csv") for part in ("tuning", "quality")}
-    tuning, others = tables.pop("tuning"), in_07["quality"][in_07["quality"]["method"] != "dpo"]
+    tuning, others = tables["tuning"], in_07["quality"][in_07["quality"]["method"] != "dpo"]
     quality = pandas.concat([tables.pop("quality"), others], ignore_index=True)
     best = {}
     for method in METHODS:

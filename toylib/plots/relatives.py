@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from toylib.plots.style import COLORS, LINES, PLATE, new_figure, panel_grid, plain
@@ -24,10 +25,10 @@ METHODS = {  # name in the tables → label, in the order of the slider
     "grpo": "GRPO",
 }
 FAMILIES = {  # title of a panel → the methods that it shows
-    "Another curve, or log-probs per token": ("ipo", "apo_zero", "dpo_norm"),
-    "A term for the chosen reply, or only that": ("sft", "rpo", "dpo_positive"),
-    "No reference in the loss": ("orpo", "simpo"),
-    "No pairs, or fresh replies": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
+    "Another curve, or per token: DPO's own path": ("ipo", "apo_zero", "dpo_norm"),
+    "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
+    "No reference in the loss: still close to DPO": ("orpo", "simpo"),
+    "Single or sampled replies: level or below": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
 }
 LOOKS = (  # colour, line, marker of a panel's methods, in their order
     (COLORS["chosen"], "-", "s"),
@@ -52,6 +53,14 @@ def kl_limit(table) -> float:
     )
 
 
+def root_scale(axis, limit) -> None:
+    """Give the KL axis a root scale, on which win rates rise nearly straight (Gao et al. 2023, arXiv 2210.10760)."""
+    axis.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    ticks = [tick for tick in (0, 0.25, 1, 2, 4, 6, 8) if tick <= limit]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xlim(0, limit)
+
+
 def draw_path(axis, path, **look):
     """Draw one method's mean path from KL 0 and a win rate of ½. Return the line."""
     return axis.plot([0, *path["kl"]], [0.5, *path["win"]], **look)[0]
@@ -61,7 +70,7 @@ def frontier(table) -> Figure:
     """Draw win rate against KL in four panels, a family of methods each, with DPO in all of them.
 
     `table` has the columns `method`, `seed`, `step`, `kl` and `win`. Lines are means over seeds, and small marks are
-    seeds. The KL axis is cut where only collapsed policies are.
+    seeds. The KL axis has a root scale, and is cut where only collapsed policies are.
     """
     figure, axes = panel_grid(len(FAMILIES), width=8.6)
     figure.set_size_inches(8.6, 6.6)
@@ -76,8 +85,9 @@ def frontier(table) -> Figure:
             draw_path(axis, paths.loc[method], **look)
         axis.set_title(title, loc="left", fontsize=10)
         axis.axhline(0.5, color=INK, lw=0.8)
-        axis.set(xlim=(0, limit), ylim=(0.4, 0.9))
-        axis.legend(fontsize=8, loc="lower right")
+        axis.set_ylim(0.4, 0.9)
+        root_scale(axis, limit)
+        axis.legend(fontsize=8, loc="upper left", framealpha=1)
     for axis in axes[::2]:
         axis.set_ylabel("win rate over the reference")
     for axis in axes[2:]:
@@ -85,15 +95,15 @@ def frontier(table) -> Figure:
     return figure
 
 
-def verdicts(rows) -> Figure:
+def verdicts(rows, reach=0.12) -> Figure:
     """Draw paired differences in win rate to DPO with their 95 % intervals: at equal KL, and each at its best.
 
-    `rows` is a DataFrame with the columns `method`, `where`, `mean`, `low` and `high`. `where` names the panel.
+    `rows` is a DataFrame with the columns `method`, `where`, `mean`, `low` and `high`. `where` names the panel. A mean
+    beyond `reach` is a number at the edge.
     """
     places = list(dict.fromkeys(rows["where"]))
     methods = [name for name in METHODS if name in set(rows["method"])]
     figure, axes = new_figure(columns=len(places), height=0.32 * len(methods) + 1.0, sharey=True)
-    reach = 1.1 * max(rows["high"].abs().max(), rows["low"].abs().max())
     for axis, place in zip(axes, places, strict=True):
         for row in rows[rows["where"] == place].itertuples():
             sure = row.low > 0 or row.high < 0
@@ -101,6 +111,9 @@ def verdicts(rows) -> Figure:
             y = methods.index(row.method)
             axis.plot([row.low, row.high], [y, y], "-", color=color, lw=1.6)
             axis.plot(row.mean, y, "o", color=color, mfc=color if sure else COLORS["ground"], ms=6)
+            if abs(row.mean) > reach:
+                side = "left" if row.mean < 0 else "right"
+                axis.text(0.98 * reach * (-1 if row.mean < 0 else 1), y - 0.3, f"{row.mean:+.2f}", ha=side, color=color)
         axis.axvline(0, color=INK, lw=0.8)
         axis.set_title(plain(place), loc="left", fontsize=10)
         axis.set(xlabel="win rate − DPO's", xlim=(-reach, reach))
@@ -162,7 +175,8 @@ def walk(table) -> tuple[Figure, dict]:
     }
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set(xlabel="KL to the reference, nats per reply", ylabel="win rate over the reference")
-    axis.set(xlim=(0, kl_limit(table)), ylim=(0.4, 0.9))
+    axis.set_ylim(0.4, 0.9)
+    root_scale(axis, kl_limit(table))
     axis.set_title("One method at a time; DPO is dark", loc="left")
     return figure, parts
 
