@@ -1,6 +1,6 @@
 """The long comparisons of notebook 08: DPO and its relatives on the same pairs, prompts and seeds.
 
-    python data/relatives.py              every part, in this order (about 60 minutes on one core)
+    python data/relatives.py              every part, in this order (about 75 minutes on one core)
     python data/relatives.py tuning       one part: tuning, quality, samples, kto, pairs, rounds
 
 Each part writes data/results/relatives_<part>.csv (`samples` adds to the table of `quality`), one row per measurement.
@@ -31,7 +31,7 @@ from toylib.replies import sample_replies
 
 SEEDS = (0, 1, 2)
 MEASURED, BATCH = (20, 40, 60), 12  # steps of every run; 12 pairs are 24 replies
-COUNTS = (25, 50, 100, 200)  # pairs; with all 616 of them see `quality`
+COUNTS = (25, 50, 100, 200, 400)  # pairs; with all 616 of them see `quality`
 REPLIES = 640  # sampled in all rounds of one run of `rounds`
 
 MODEL, TOKENIZER = load_model("support-lm", device="cpu")

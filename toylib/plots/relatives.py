@@ -113,7 +113,9 @@ def verdicts(rows, reach=0.12) -> Figure:
             axis.plot(row.mean, y, "o", color=color, mfc=color if sure else COLORS["ground"], ms=6)
             if abs(row.mean) > reach:
                 side = "left" if row.mean < 0 else "right"
-                axis.text(0.98 * reach * (-1 if row.mean < 0 else 1), y - 0.3, f"{row.mean:+.2f}", ha=side, color=color)
+                axis.text(
+                    0.98 * reach * (-1 if row.mean < 0 else 1), y, f"{row.mean:+.2f}", ha=side, va="center", color=color
+                )
         axis.axvline(0, color=INK, lw=0.8)
         axis.set_title(plain(place), loc="left", fontsize=10)
         axis.set(xlabel="win rate − DPO's", xlim=(-reach, reach))
@@ -157,8 +159,8 @@ def by_pairs(rows) -> Figure:
     axis.set_xticks(counts, [f"{count:g}" for count in counts])
     axis.minorticks_off()
     axis.axhline(0.5, color=INK, lw=0.8)
-    axis.set(xlabel="number of pairs", ylabel="win rate over the reference", ylim=(0.4, 0.9))
-    axis.set_title("The same number of steps, on fewer pairs; three seeds", loc="left")
+    axis.set(xlabel="number of pairs", ylabel="win rate over the reference", ylim=(0.25, 0.9))
+    axis.set_title("On few pairs, trained as long, DPO loses and SFT does not", loc="left")
     axis.legend(loc="lower right")
     return figure
 
