@@ -117,6 +117,9 @@ FIGURES = {
     "failures.dot_rows": lambda: failures.dot_rows({"right": [0, 0], "dropout": [-0.1, 0.2]}, "Δ, nats"),
     "failures.bars": lambda: failures.bars(pandas.DataFrame({"win rate": [0.9, 0.4], "words": [8, 20]}, ["a", "b"])),
     "failures.flips": lambda: failures.flips(with_seeds(FLIPPED), with_seeds(REMEDIES)),
+    "failures.pairs_to_label": lambda: failures.pairs_to_label(
+        [("Where is $it?", "Here.", "There.")], "Which is better?"
+    ),
     "interview.dpo_beside_ppo": interview.dpo_beside_ppo,
     "interview.coverage": lambda: interview.coverage(
         {"loss": [1, 2, 3], "data": [4, 5, 6]}, ["easy", "middle", "hard"]
@@ -195,7 +198,7 @@ def y_values(line):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_without_a_warning(name):
-    assert drawn(name).axes
+    assert drawn(name).axes or drawn(name).texts
 
 
 def test_the_list_of_figures_above_is_complete():
@@ -373,6 +376,11 @@ def test_hacking_has_one_legend_entry_per_kind_of_run():
 def test_the_verifiable_reward_is_drawn_beside_the_win_rate():
     (axis,) = drawn("rlhf.verifiable").axes
     assert y_values(axis.lines[0]) == [0.4, 0.4] and y_values(axis.lines[2]) == [0.6, 0.7]
+
+
+def test_pairs_to_label_stand_side_by_side_under_their_prompt():
+    shown = [text.get_text() for text in drawn("failures.pairs_to_label").texts]
+    assert shown == ["Which is better?", "Customer: Where is \\$it?", "A  Here.", "B  There."]
 
 
 # ---- DPO's relatives ----

@@ -107,7 +107,7 @@ BAD_ROWS = [
     (GOOD | {"chosen": {"text": "Hi"}}, "'chosen' is not text but dict"),
     (GOOD | {"rejected": GOOD["chosen"]}, "chosen and rejected are identical"),
     (CHAT | {"chosen": []}, "'chosen' is empty"),
-    (CHAT | {"chosen": ["Sorry!"]}, "'chosen' has a message without"),
+    (CHAT | {"chosen": ["Sorry!"]}, "'chosen' is a list of texts: give one text, or messages"),
     (CHAT | {"chosen": message("assistant", " ")}, "'chosen' has a message without"),
     (CHAT | {"prompt": "Late."}, "all text or all lists of messages"),
     ({"chosen": "\n\nHuman: a\n\nAssistant: x", "rejected": "\n\nHuman: b\n\nAssistant: y"}, "do not share one prompt"),
