@@ -42,7 +42,7 @@ def load_preferences(
     if on_bad not in ("error", "drop"):
         raise ValueError(f'on_bad must be "error" or "drop", got {on_bad!r}')
     if columns and not (isinstance(columns, dict) and columns.keys() <= {*FIELDS}):
-        raise ValueError(f"columns may rename {', '.join(FIELDS)} as {{field: name}}; got {','.join(map(str, columns))}")
+        raise ValueError(f"columns may rename {', '.join(FIELDS)} as {{to: from}}; got {', '.join(map(str, columns))}")
     if not isinstance(source, str) or source not in SHIPPED:
         from toylib.engine.formats import read_pairs
 
