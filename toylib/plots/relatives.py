@@ -25,7 +25,7 @@ METHODS = {  # name in the tables → label, in the order of the slider
     "grpo": "GRPO",
 }
 FAMILIES = {  # title of a panel → the methods that it shows
-    "Another curve, or per token: DPO's own path": ("ipo", "apo_zero", "dpo_norm"),
+    "IPO and APO stay with DPO, per token leaves it": ("ipo", "apo_zero", "dpo_norm"),
     "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
     "No reference in the loss: still close to DPO": ("orpo", "simpo"),
     "Single or sampled replies: level or below": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
