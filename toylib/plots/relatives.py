@@ -25,10 +25,10 @@ METHODS = {  # name in the tables → label, in the order of the slider
     "grpo": "GRPO",
 }
 FAMILIES = {  # title of a panel → the methods that it shows
-    "IPO and APO stay with DPO, per token leaves it": ("ipo", "apo_zero", "dpo_norm"),
+    "IPO and APO follow DPO, per token does not": ("ipo", "apo_zero", "dpo_norm"),
     "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
     "No reference in the loss: still close to DPO": ("orpo", "simpo"),
-    "Single or sampled replies: level or below": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
+    "Sampled in training: below; best-of-n: level": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
 }
 LOOKS = (  # colour, line, marker of a panel's methods, in their order
     (COLORS["chosen"], "-", "s"),
@@ -160,7 +160,7 @@ def by_pairs(rows) -> Figure:
     axis.minorticks_off()
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set(xlabel="number of pairs", ylabel="win rate over the reference", ylim=(0.25, 0.9))
-    axis.set_title("On few pairs, trained as long, DPO loses and SFT does not", loc="left")
+    axis.set_title("On few pairs, trained as long, SFT holds and DPO does not", loc="left")
     axis.legend(loc="lower right")
     return figure
 
