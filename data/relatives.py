@@ -92,9 +92,7 @@ def tuning():
         while setting := next_setting(method, tried(table.rows, method)):
             rate, beta = setting
             labels = {"method": method, "learning_rate": rate} | ({} if beta is None else {"beta": beta})
-            table.run(
-                labels, functools.partial(run, method, settings_of(method, rate, beta), dev, measured_at=MEASURED)
-            )
+            table.run(labels, functools.partial(run, method, settings_of(method, rate, beta), dev))
 
 
 # ---- the results ----

@@ -38,7 +38,7 @@ def next_setting(method, wins) -> tuple[float, float | None] | None:
     if beta is not None and count in (4, 5):
         return rate, rounded(beta * 3 if count == 4 else beta / 3)
     if len(at_rate) > 1 and best_beta in (min(at_rate), max(at_rate)):
-        return rate, rounded(best_beta * 3 if best_beta == max(at_rate) else best_beta / 3)
+        return rate, next_value(at_rate)
     return next_value({other: win for (other, tried), win in wins.items() if tried == best_beta}), best_beta
 
 

@@ -17,8 +17,7 @@ import rlhf_search as search
 from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
-from toylib.evaluation.judge import find_slots, judge
-from toylib.evaluation.paired import wins_text
+from toylib.evaluation.judge import find_slots
 from toylib.labs.online_dpo import ranked_pairs
 from toylib.labs.reward_model import brief_scorer, order_scorer, quotes_order
 from toylib.labs.verdicts import best_setting, on_an_edge
@@ -108,10 +107,9 @@ class Quotes(HeldOut):
     """
 
     def __call__(self, policy, seed=0):
-        row, texts = self.report(policy, seed)
+        row, texts, _ = self.marked_replies(policy, seed)
         exact = [bool(one) for one in map(quotes_order, self.prompts, texts)]
-        wins = wins_text(judge(self.prompts, texts, self.intents)["score"], self.judged["score"])
-        return row | {"wins": wins, "exact": sum(exact) / len(exact), "quoted": "".join("lw"[one] for one in exact)}
+        return row | {"exact": sum(exact) / len(exact), "quoted": "".join("lw"[one] for one in exact)}
 
 
 def verifiable():

@@ -7,8 +7,7 @@ import random
 
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
-from toylib.evaluation.judge import judge
-from toylib.evaluation.paired import scores_text, wins_text
+from toylib.evaluation.paired import scores_text
 from toylib.labs.failures import flip_labels
 from toylib.labs.grpo import train_grpo
 from toylib.labs.online_dpo import online_dpo
@@ -35,11 +34,9 @@ class Composite(HeldOut):
         super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
 
     def __call__(self, policy, seed=0):
-        row, texts = self.report(policy, seed)
-        judged = judge(self.prompts, texts, self.intents)
+        row, _, judged = self.marked_replies(policy, seed)
         goal = judged["score"] - judged["words"] / 40
-        row |= {"wins": wins_text(judged["score"], self.judged["score"]), "composite": goal.mean()}
-        return row | {"scores": scores_text(goal)}
+        return row | {"composite": goal.mean(), "scores": scores_text(goal)}
 
 
 class Recorder:

@@ -80,8 +80,13 @@ class HeldOut:
 
         `paired.wins_of` reads the letters. They are what two runs need to be compared on the same prompts.
         """
+        return self.marked_replies(policy, seed)[0]
+
+    def marked_replies(self, policy, seed=0):
+        """Return `(row, texts, judged)`: the row of `marked`, the replies, and what `judge` says of each."""
         row, texts = self.report(policy, seed)
-        return row | {"wins": wins_text(judge(self.prompts, texts, self.intents)["score"], self.judged["score"])}
+        judged = judge(self.prompts, texts, self.intents)
+        return row | {"wins": wins_text(judged["score"], self.judged["score"])}, texts, judged
 
     def report(self, policy, seed=0):
         """Return `(row, texts)` of `report` for `policy`, with `win` over the untrained model; `seed` is the run's."""

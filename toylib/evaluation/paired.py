@@ -27,8 +27,7 @@ def wins_of(text: str) -> Tensor:
 
 def wins_at_step(table, step: int | None = None) -> dict[int, Tensor]:
     """Return seed → wins `(prompts,)` of one method's runs at `step`, by default at the last one."""
-    rows = table[table["step"] == (table["step"].max() if step is None else step)]
-    return {int(seed): wins_of(text) for seed, text in zip(rows["seed"], rows["wins"], strict=True)}
+    return {seed: wins_of(text) for seed, text in texts_at_step(table, "wins", step).items()}
 
 
 def scores_text(scores) -> str:
@@ -38,9 +37,14 @@ def scores_text(scores) -> str:
 
 def scores_at_step(table, step: int | None = None) -> dict[int, Tensor]:
     """Return seed → scores `(prompts,)` of one method's runs, from the `scores` at `step`, by default at the last one."""
+    texts = texts_at_step(table, "scores", step).items()
+    return {seed: torch.tensor([float(one) for one in text.split()], dtype=torch.float64) for seed, text in texts}
+
+
+def texts_at_step(table, column: str, step: int | None = None) -> dict[int, str]:
+    """Return seed → what `column` has in one method's runs at `step`, by default at the last one."""
     rows = table[table["step"] == (table["step"].max() if step is None else step)]
-    texts = zip(rows["seed"], rows["scores"], strict=True)
-    return {int(seed): torch.tensor([float(one) for one in text.split()], dtype=torch.float64) for seed, text in texts}
+    return {int(seed): text for seed, text in zip(rows["seed"], rows[column], strict=True)}
 
 
 def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
