@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+from markdown_it import MarkdownIt
+
 SECONDS = {"warm-up": 45, "standard": 75, "hard": 120}  # what an answer may take, thinking included
 LEVELS = tuple(SECONDS)
 GRADES = ("I had it", "partly", "not yet")
@@ -107,18 +109,18 @@ def link_html(label, address) -> str:
     return f'<a href="{html.escape(address)}" {LINK}>{label}</a>' if ADDRESS.fullmatch(address) else label
 
 
+MARKDOWN = MarkdownIt("zero").enable(["backticks", "emphasis", "link"])
+MARKDOWN.validateLink, MARKDOWN.normalizeLink = ADDRESS.fullmatch, str
+
+
 def as_html(text) -> str:
     """Return the little Markdown that cards use as HTML: `code`, **bold**, *italic* and links. All else is text."""
-    finished = []  # code and links: nothing in them is emphasis
+    return MARKDOWN.renderInline(text)
 
-    def set_aside(match):
-        code, label, address = match.groups()
-        finished.append(
-            f"<code>{html.escape(code, quote=False)}</code>" if code else link_html(as_html(label), address)
-        )
-        return f"\0{len(finished) - 1}\0"
 
-    text = re.sub(r"`([^`]+)`|\[([^\]]+)\]\(([^)\s]+)\)", set_aside, text.replace("\0", ""))
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text, quote=False))
-    text = re.sub(r"(?<!\w)\*(\S.*?)\*(?!\w)", r"<i>\1</i>", text)  # not the star of π*
-    return re.sub(r"\0(\d+)\0", lambda match: finished[int(match[1])], text)
+def link_start(renderer, tokens, at, options, env) -> str:
+    """Return the start of a link in a card's text; `MARKDOWN` calls this."""
+    return f'<a href="{html.escape(tokens[at].attrs["href"])}" {LINK}>'
+
+
+MARKDOWN.add_render_rule("link_open", link_start)
