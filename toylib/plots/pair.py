@@ -6,9 +6,10 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure, styled_figure
+from toylib.plots.style import COLORS, LINES, PLATE, WORDS, in_style, new_figure, styled_figure
 
 
+@in_style()
 def sigmoid_curve(marks=()) -> Figure:
     """Draw σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
     import numpy as np
@@ -26,6 +27,7 @@ def sigmoid_curve(marks=()) -> Figure:
     return figure
 
 
+@in_style()
 def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Figure:
     """Draw four log-probs, the two log-ratios and the margin Δ, all in nats.
 
@@ -70,6 +72,7 @@ def _write(axis, text, x, row, color, place=(0, 8), **look):
     return axis.annotate(text.replace("-", "−"), (x, row), place, **look)
 
 
+@in_style()
 def replay_panels(steps, policy, reference) -> tuple[Figure, dict]:
     """Return a figure of one pair over a training run, and what `move_to_step` moves in it.
 
@@ -177,6 +180,7 @@ def move_to_beta(panel, beta) -> None:
     text.set_text(f"{height:.4f}")
 
 
+@in_style()
 def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10)) -> tuple[Figure, list]:
     """A figure with a `beta_panel` of each kind side by side, and the panels; `betas` is the range of a "path"."""
     figure, axes = new_figure(columns=len(kinds))
@@ -197,6 +201,7 @@ def note_level(axis, level, limit, short=False) -> None:
     axis.annotate(text, (-limit, height), (3, offset[1]) if short else offset, textcoords="offset points")
 
 
+@in_style()
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
     """Draw the β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
     figure = styled_figure(8.6, 4.4)

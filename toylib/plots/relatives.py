@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, new_figure, panel_grid, plain
+from toylib.plots.style import COLORS, LINES, PLATE, in_style, new_figure, panel_grid, plain
 
 INK, FAINT = COLORS["ink"], "#B9B6AC"
 METHODS = {  # name in the tables → label, in the order of the slider
@@ -66,6 +66,7 @@ def draw_path(axis, path, **look):
     return axis.plot([0, *path["kl"]], [0.5, *path["win"]], **look)[0]
 
 
+@in_style()
 def frontier(table) -> Figure:
     """Draw win rate against KL in four panels, a family of methods each, with DPO in all of them.
 
@@ -95,6 +96,7 @@ def frontier(table) -> Figure:
     return figure
 
 
+@in_style()
 def verdicts(rows, reach=0.12) -> Figure:
     """Draw paired differences in win rate to DPO with their 95 % intervals: at equal KL, and each at its best.
 
@@ -124,6 +126,7 @@ def verdicts(rows, reach=0.12) -> Figure:
     return figure
 
 
+@in_style()
 def side_effects(rows) -> Figure:
     """Draw reply length and chosen log-ratio of each method at its best, a dot a seed, and a bar for the mean.
 
@@ -146,6 +149,7 @@ def side_effects(rows) -> Figure:
     return figure
 
 
+@in_style()
 def by_pairs(rows) -> Figure:
     """Draw the win rate against the number of pairs with 95 % intervals: `method`, `pairs`, `mean`, `low`, `high`."""
     figure, (axis,) = new_figure()
@@ -165,6 +169,7 @@ def by_pairs(rows) -> Figure:
     return figure
 
 
+@in_style()
 def walk(table) -> tuple[Figure, dict]:
     """Return the figure of the walk through the methods and its artists: all paths faint, one to be highlighted."""
     figure, (axis,) = new_figure(height=3.6)

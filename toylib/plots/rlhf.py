@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, in_style, new_figure, plain
 
 METHODS = {  # name in the tables → label, colour, line, marker
     "dpo": ("DPO", COLORS["ink"], "-", "o"),
@@ -22,6 +22,7 @@ HOLDS = {  # method → a mark per part: T trained, f frozen, x used, - neither
 }
 
 
+@in_style()
 def parts(title="") -> Figure:
     """Draw a row per method with the models and the data that it trains with, as filled or hollow boxes."""
     figure, (axis,) = new_figure(height=2.9)
@@ -46,6 +47,7 @@ def parts(title="") -> Figure:
     return figure
 
 
+@in_style()
 def rollout_curves(histories, titles=("", "")) -> Figure:
     """Draw the scorer's mean score and the KL over the steps of each run; `histories` maps a method to its history."""
     figure, axes = new_figure(columns=2, height=3.2)
@@ -61,6 +63,7 @@ def rollout_curves(histories, titles=("", "")) -> Figure:
     return figure
 
 
+@in_style()
 def memory_bars(held, title="") -> Figure:
     """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
@@ -81,6 +84,7 @@ def memory_bars(held, title="") -> Figure:
     return figure
 
 
+@in_style()
 def settings_strip(table, title="") -> Figure:
     """Draw the win rate of every setting of each method, a line over its checkpoints; a ring is around the best.
 
@@ -104,6 +108,7 @@ def settings_strip(table, title="") -> Figure:
     return figure
 
 
+@in_style()
 def win_by_kl(table, presets=(), title="") -> Figure:
     """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
 
@@ -129,6 +134,7 @@ def win_by_kl(table, presets=(), title="") -> Figure:
     return figure
 
 
+@in_style()
 def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval", middle=0.0) -> Figure:
     """Draw a dot and an interval per row; `rows` maps a label to `(mean, low, high)`.
 
@@ -150,6 +156,7 @@ def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval"
     return figure
 
 
+@in_style()
 def hacking(runs, start, titles=("", "")) -> Figure:
     """Draw the reward model's score and the judge's over PPO's steps, a line a seed.
 
@@ -172,6 +179,7 @@ def hacking(runs, start, titles=("", "")) -> Figure:
     return figure
 
 
+@in_style()
 def verifiable(table, title="") -> Figure:
     """Draw the share of replies with the exact order number, and the judge's win rate, over GRPO's steps, a line a seed.
 

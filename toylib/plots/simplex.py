@@ -8,7 +8,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, in_style, new_figure, plain
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 STEPS = (0, *sorted({round(10 ** (n / 7)) for n in range(29)}))  # up to 10,000, evenly on a logarithmic scale
@@ -108,6 +108,7 @@ def triangle(axis, world) -> None:
     axis.axis("off")
 
 
+@in_style()
 def beta_triangle(world, betas) -> tuple[Figure, list]:
     """Return a triangle with the optimum's path over `betas`, and the artists that `move_beta` moves.
 
@@ -143,6 +144,7 @@ def move_beta(points, world, beta):
     return policies
 
 
+@in_style()
 def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
     """Return a triangle beside the KL over the steps, and the artists of each of `World.runs` that `move_step` moves."""
     figure, (axis, right) = new_figure(columns=2, width=8.6, height=4.2, width_ratios=[1.5, 1])

@@ -8,7 +8,7 @@ import html
 import io
 import math
 
-import matplotlib
+import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
@@ -68,22 +68,35 @@ def _glyphs() -> frozenset[int]:
     return frozenset(charmaps[0]) & frozenset(charmaps[1])
 
 
-def styled_figure(width, height) -> Figure:
-    """Return an empty figure of `width` × `height` inches in the series' style.
+def in_style():
+    """Return a context in which matplotlib has its own defaults and the series' style. It decorates functions, too.
 
-    The style is set for the whole kernel when its first figure is made, so that legends and notes that are added later
-    belong to it too. Importing changes nothing.
+    Figures are made and drawn in it, so that they look the same whatever the reader's `rcParams` are, which stay as they
+    are. What is added to a figure later is in the style only within `with in_style():`.
     """
-    matplotlib.rcParams.update(RC)
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return matplotlib.style.context(["default", RC])
 
 
+class StyledFigure(Figure):
+    """A figure that is drawn in the series' style: ticks and their labels are made then."""
+
+    draw = in_style()(Figure.draw)
+
+
+@in_style()
+def styled_figure(width, height) -> Figure:
+    """Return an empty figure of `width` × `height` inches in the series' style."""
+    return StyledFigure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+@in_style()
 def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list]:
     """Return a figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
     figure = styled_figure(width, height)
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
+@in_style()
 def panel_grid(count, width=6.6) -> tuple[Figure, list]:
     """As `new_figure`, for `count` small panels: two or three a row, so that phones can show them."""
     columns = 2 if count in (2, 4) else 3
@@ -95,6 +108,7 @@ def panel_grid(count, width=6.6) -> tuple[Figure, list]:
     return figure, axes[:count]
 
 
+@in_style()
 def png(figure) -> bytes:
     """Return the figure as PNG bytes, in 48 colours: a quarter of the size, and no difference to the eye."""
     from PIL import Image

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, new_figure, styled_figure
+from toylib.plots.style import COLORS, LINES, PLATE, in_style, new_figure, styled_figure
 
 MARKERS = "osD^vP*X<>hd"
 KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats per reply"}
@@ -42,6 +42,7 @@ def plain_log(axis, which="x", ticks=()):
     target.set_minor_formatter(NullFormatter())
 
 
+@in_style()
 def first_steps(curves, until=40) -> Figure:
     """Mean Δ of each batch over the first steps, a line for each β."""
     figure, (axis,) = new_figure()
@@ -68,6 +69,7 @@ def label_ends(axis, x, ends):
     axis.set_ylim(low, max(high, last + room))
 
 
+@in_style()
 def by_beta(means, final) -> Figure:
     """Draw KL, win rate, and shares of fluent and right replies against β, after the last step.
 
@@ -100,6 +102,7 @@ def by_beta(means, final) -> Figure:
     return figure
 
 
+@in_style()
 def frontier(quality, column="win", extra=None) -> Figure:
     """Draw quality against KL: each β a path through the steps of its run, its last step marked large.
 
@@ -134,6 +137,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
     return figure
 
 
+@in_style()
 def lab_axes(columns, width, height):
     """A figure with two rows of `columns` axes in the series' style: log-ratios above, the frontier below."""
     figure = styled_figure(width, height)
@@ -181,6 +185,7 @@ def show_path(parts, path) -> None:
     parts["point"].set_data([last["kl"]], [last["win"]])
 
 
+@in_style()
 def lab_grid(curves, quality, betas) -> Figure:
     """The β lab at several β at once: log-ratios above, the path through KL and win rate below, a column for each β."""
     curves, quality = mean_over_seeds(curves), mean_over_seeds(quality[quality["step"] > 0])
@@ -196,6 +201,7 @@ def lab_grid(curves, quality, betas) -> Figure:
     return figure
 
 
+@in_style()
 def overfit(curves, quality, beta) -> Figure:
     """One β: its margin on training and held-out pairs over the steps, and beside it what its replies are worth."""
     figure, (left, right) = new_figure(columns=2)

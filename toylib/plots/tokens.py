@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, WORDS, new_figure, plain
+from toylib.plots.style import COLORS, WORDS, in_style, new_figure, plain
 
 MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second has letters that the first lacks
 
 
+@in_style()
 def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
     """Tokens in their order as boxes with their values, in nats, under them; `rows` is a list of (label, tokens, values).
 
@@ -41,6 +42,7 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
     return figure
 
 
+@in_style()
 def shift_and_mask(tokens, mask, logps):
     """Draw one sequence as the loss sees it: the tokens read, under each the next one, its mask and its log-prob in nats.
 
@@ -101,6 +103,7 @@ def _mix(light, dark, share):
     return [a + (b - a) * share for a, b in zip(to_rgb(light), to_rgb(dark), strict=True)]
 
 
+@in_style()
 def data_flow(chosen, rejected, policy, reference, beta):
     """Draw the data flow of one DPO step with the numbers of one pair on its arrows.
 
@@ -151,6 +154,7 @@ def _minus(text):
     return re.sub(r"-(?=\d)", "−", text)
 
 
+@in_style()
 def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
     """Return a figure of one reply, token by token, and what `move_to_target` moves in it.
 

@@ -7,7 +7,7 @@ import math
 import pandas
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, new_figure, panel_grid, plain, styled_figure
+from toylib.plots.style import COLORS, LINES, in_style, new_figure, panel_grid, plain, styled_figure
 
 PANELS = (  # title, the lines in it, the range it starts with
     ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
@@ -32,6 +32,7 @@ def in_nats(metrics, beta) -> dict:
     return {name: values / beta if name in REWARDS else values for name, values in found.items()}
 
 
+@in_style()
 def training_panels(steps) -> tuple[Figure, dict]:
     """Five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
 
@@ -78,6 +79,7 @@ def show_history(lines, history) -> bool:
     return grown
 
 
+@in_style()
 def log_ratios(histories):
     """One panel a run, on one scale: mean log-ratios of chosen and rejected over steps, nats; zero is the reference.
 
@@ -93,6 +95,7 @@ def log_ratios(histories):
     return figure
 
 
+@in_style()
 def two_arms(table, title) -> Figure:
     """Draw DPO and SFT side by side: log-ratios of held-out pairs over the steps, and win rate against KL.
 

@@ -7,12 +7,14 @@ import re
 
 from toylib import plots
 from toylib.plots import sweep as plots_sweep
+from toylib.plots.style import in_style
 from toylib.widgets.live import live_figure, show_live
 
 STATIC = (0.02, 0.1, 0.5, 5.0)  # the picture for pages without a kernel shows those that were trained
 CONTROLS = dict.fromkeys([*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 
 
+@in_style()
 def beta_lab(sweep, beta=0.1) -> None:
     """Show a slider over the β of a `sweep.Sweep`: log-ratios per step, the path through KL and win rate, and replies.
 
