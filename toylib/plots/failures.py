@@ -120,7 +120,7 @@ def dot_rows(groups, xlabel, linear=1e-4, title=""):
 
 @in_style()
 def bars(table, title=""):
-    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
+    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar per row with its value beside it."""
     figure, axes = new_figure(columns=len(table.columns), height=1.2 + 0.36 * len(table), sharey=True)
     titled(figure, title)
     for axis, column in zip(axes, table.columns, strict=True):
@@ -139,7 +139,7 @@ def bars(table, title=""):
 
 @in_style()
 def flips(by_share, remedies, title=""):
-    """Left: plain DPO by share of flipped labels. Right: what each remedy adds to it, with 95 % intervals.
+    """Draw plain DPO by share of flipped labels, and beside it what each remedy adds to it, with 95 % intervals.
 
     `by_share`: a DataFrame indexed by the share flipped, with the win rates `steps` (at equal steps) and `kl` (at equal
     KL), each with `_low` and `_high`, and `clean`, the accuracy on clean pairs. `remedies`: indexed by method, with

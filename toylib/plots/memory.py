@@ -50,10 +50,12 @@ def at_the_peak(parts) -> dict[str, float]:
 
 
 def bar_end(parts) -> float:
+    """Return the length of a ledger's bar, in GB."""
     return sum(at_the_peak(parts).values())
 
 
 def in_gb(size) -> str:
+    """Return `size`, in GB, with two decimals below 10 and one above."""
     return f"{size:.2f}" if size < 10 else f"{size:.1f}"
 
 

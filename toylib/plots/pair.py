@@ -121,7 +121,10 @@ def move_to_step(panels, at) -> float:
 
 
 def pair_values(delta, beta) -> tuple:
-    """What a pair at Δ (nats; a number or an array) has at this β: probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ)."""
+    """Return `(probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ))` of a pair at Δ = `delta`, in nats.
+
+    `delta` and `beta` are numbers or arrays, and each of the three has their shape.
+    """
     import numpy as np
 
     loss = np.logaddexp(0, -beta * np.asarray(delta, dtype=float))
@@ -137,9 +140,9 @@ KINDS = {  # of panel: its place in `pair_values`, title, height, no opinion's l
 
 
 def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
-    """What stands still in a panel of the β explorer, drawn; and, still empty, what `move_to_beta` moves: `artists`.
+    """Draw what stands still in a panel of the β explorer. Return the panel, with empty `artists` for `move_to_beta`.
 
-    `kind` is one of `KINDS`: against Δ in ±`limit`; or "path", against β over the range of `betas`, its curve drawn.
+    `kind` is one of `KINDS`. "path" is drawn against β over the range of `betas`, the others against Δ in ±`limit` nats.
     """
     import numpy as np
 
@@ -182,7 +185,7 @@ def move_to_beta(panel, beta) -> None:
 
 @in_style()
 def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10)) -> tuple[Figure, list]:
-    """A figure with a `beta_panel` of each kind side by side, and the panels; `betas` is the range of a "path"."""
+    """Return a figure with a `beta_panel` of each kind side by side, and the panels. `betas` is the range of a "path"."""
     figure, axes = new_figure(columns=len(kinds))
     panels = []
     for axis, kind in zip(axes, kinds, strict=True):

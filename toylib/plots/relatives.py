@@ -128,9 +128,9 @@ def verdicts(rows, reach=0.12) -> Figure:
 
 @in_style()
 def side_effects(rows) -> Figure:
-    """Draw reply length and chosen log-ratio of each method at its best, a dot a seed, and a bar for the mean.
+    """Draw reply length and chosen log-ratio of each method at its best, a dot per seed, and a bar for the mean.
 
-    `rows` has the columns `method`, `words` and `chosen` (nats), a row a seed.
+    `rows` has the columns `method`, `words` and `chosen` (nats), a row per seed.
     """
     methods = [name for name in METHODS if name in set(rows["method"])]
     figure, axes = new_figure(columns=2, height=0.3 * len(methods) + 1.0, sharey=True)
@@ -151,7 +151,10 @@ def side_effects(rows) -> Figure:
 
 @in_style()
 def by_pairs(rows) -> Figure:
-    """Draw the win rate against the number of pairs with 95 % intervals: `method`, `pairs`, `mean`, `low`, `high`."""
+    """Draw the win rate against the number of pairs, with 95 % intervals.
+
+    `rows` is a DataFrame with the columns `method` ("dpo" or "sft"), `pairs`, `mean`, `low` and `high`.
+    """
     figure, (axis,) = new_figure()
     for method, color, line, marker in (("dpo", INK, "-", "o"), ("sft", COLORS["chosen"], LINES["rejected"], "s")):
         found = rows[rows["method"] == method].sort_values("pairs")
@@ -171,7 +174,10 @@ def by_pairs(rows) -> Figure:
 
 @in_style()
 def walk(table) -> tuple[Figure, dict]:
-    """Return the figure of the walk through the methods and its artists: all paths faint, one to be highlighted."""
+    """Return the figure of the walk through the methods and its artists: all paths faint, one to be highlighted.
+
+    `table` is as for `frontier`.
+    """
     figure, (axis,) = new_figure(height=3.6)
     for _, path in mean_paths(table).groupby("method"):
         draw_path(axis, path.droplevel("method"), color=FAINT, lw=1.2)

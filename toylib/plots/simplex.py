@@ -18,7 +18,10 @@ ROLES = {"hard": ("amber", "--"), "soft": ("margin", "-"), "shared": ("other", "
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Three replies: their names, the reference's probabilities, rewards, and perhaps a feature for a small policy."""
+    """Three replies: their names, the reference's probabilities, rewards, and perhaps a feature for a small policy.
+
+    The arrays are `(3,)`. `family`, `best_of_family` and `runs` need a feature.
+    """
 
     names: tuple[str, ...]
     reference: np.ndarray
@@ -26,7 +29,7 @@ class World:
     feature: np.ndarray | None = None
 
     def optimum(self, beta):
-        """Return the policy with the highest reward − β·KL (DPO paper, equation 4)."""
+        """Return the policy `(3,)` with the highest reward − β·KL (DPO paper, equation 4)."""
         return softmax(np.log(self.reference) + self.rewards / beta)
 
     def kl(self, policies):
@@ -48,14 +51,14 @@ class World:
             ("hard", np.round(soft), free),
             ("shared", soft, self.feature[:, None]),
         ):
-            weights, passed = np.zeros(inputs.shape[1]), []
+            weights, policies = np.zeros(inputs.shape[1]), []
             for step in range(STEPS[-1] + 1):
                 log_ratio = inputs @ weights
                 if step in STEPS:
-                    passed.append(softmax(np.log(self.reference) + log_ratio))
-                slope = beta * (sigmoid(beta * (compare @ log_ratio)) - labels) / 3
-                weights = weights - rate * inputs.T @ (compare.T @ slope)
-            found[run] = np.array(passed)
+                    policies.append(softmax(np.log(self.reference) + log_ratio))
+                gradient = beta * (sigmoid(beta * (compare @ log_ratio)) - labels) / 3
+                weights = weights - rate * inputs.T @ (compare.T @ gradient)
+            found[run] = np.array(policies)
         return found
 
     def family(self):
@@ -63,7 +66,7 @@ class World:
         return softmax(np.log(self.reference) + np.linspace(-60, 60, 401)[:, None] * self.feature)
 
     def best_of_family(self, beta):
-        """Return two policies of the family: the one of the lowest DPO loss, and the one of the highest reward − β·KL."""
+        """Return two policies `(3,)` of the family: of the lowest DPO loss, and of the highest reward − β·KL."""
         weights = np.linspace(-60, 60, 24001)[:, None] * self.feature
         policies = softmax(np.log(self.reference) + weights)
         margins = beta * (weights[:, FIRST] - weights[:, SECOND])
@@ -137,7 +140,10 @@ def beta_triangle(world, betas) -> tuple[Figure, list]:
 
 
 def move_beta(points, world, beta):
-    """Move the points of a `beta_triangle` to this β. Return their policies: the optimum, then DPO's and the goal's in the family."""
+    """Move the points of a `beta_triangle` to this β. Return their policies, each `(3,)`.
+
+    The first is the optimum. With a feature, those of `World.best_of_family` follow.
+    """
     policies = (world.optimum(beta), *(() if world.feature is None else world.best_of_family(beta)))
     for point, policy in zip(points, policies, strict=True):
         point.set_data(*(policy @ CORNERS)[:, None])

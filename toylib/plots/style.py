@@ -98,7 +98,7 @@ def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list
 
 @in_style()
 def panel_grid(count, width=6.6) -> tuple[Figure, list]:
-    """As `new_figure`, for `count` small panels: two or three a row, so that phones can show them."""
+    """Return a figure and a list of `count` small axes in it, two or three per row, so that phones can show them."""
     columns = 2 if count in (2, 4) else 3
     rows = math.ceil(count / columns)
     figure = styled_figure(width, 2.2 * rows + 0.3)
@@ -110,7 +110,7 @@ def panel_grid(count, width=6.6) -> tuple[Figure, list]:
 
 @in_style()
 def png(figure) -> bytes:
-    """Return the figure as PNG bytes, in 48 colours: a quarter of the size, and no difference to the eye."""
+    """Return the figure as PNG bytes in 48 colours. That is a quarter of the size and looks the same."""
     from PIL import Image
 
     raw, small = io.BytesIO(), io.BytesIO()
@@ -120,9 +120,9 @@ def png(figure) -> bytes:
 
 
 def few_colors(picture):
-    """A Pillow picture in 48 colours: the 24 that cover most as they are, and 24 that reach the smallest dot's.
+    """Return a Pillow picture in 48 colours: the 24 that cover most, and 24 spread so that the smallest dot keeps its own.
 
-    A median cut would mix a dot's colour with the ground's; those that reach far do not hit the ground and the grid.
+    A median cut would mix a dot's colour with the ground's. The spread ones alone would miss the ground and the grid.
     """
     from PIL import Image
 
@@ -135,7 +135,7 @@ def few_colors(picture):
 
 
 def show(figure, alt: str) -> None:
-    """Display the figure with `alt`, a sentence that says what it shows to who cannot see it."""
+    """Display the figure with `alt`, a sentence that says what it shows, for readers who cannot see it."""
     from IPython.display import display
 
     bundle, metadata = shown(png(figure), alt)

@@ -15,7 +15,7 @@ MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second has letters that the fi
 
 @in_style()
 def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
-    """Tokens in their order as boxes with their values, in nats, under them; `rows` is a list of (label, tokens, values).
+    """Draw tokens as boxes with their values, in nats, under them. `rows` is a list of `(label, tokens, values)`.
 
     Values are log-probs: darker blue where lower, on a fixed scale from 0 to `low`. With `difference` they are
     log-ratios, policy − reference: blue and ▲ where the policy gives the token more, amber and ▼ where less, on a
@@ -59,8 +59,7 @@ def shift_and_mask(tokens, mask, logps):
             axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
             axis.text(x + width / 2 - 0.06, -row, plain(visible(text)), family=MONO, fontsize=9, **middle)
         axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
-        value = f"{round(logp, 2) + 0.0:.2f}".replace("-", "−") if scored else "·"
-        axis.text(x + width / 2 - 0.06, -3, value, fontsize=9, **middle)
+        axis.text(x + width / 2 - 0.06, -3, nats(logp) if scored else "·", fontsize=9, **middle)
         x += width
     for row, name in enumerate(names):
         axis.text(-0.6, -row, name, ha="right", va="center", fontweight="bold")

@@ -34,7 +34,7 @@ def in_nats(metrics, beta) -> dict:
 
 @in_style()
 def training_panels(steps) -> tuple[Figure, dict]:
-    """Five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
+    """Return five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
 
     Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats per reply. The accuracy is
     the share of the batch with Δ > 0. Every axis is there from the start and doubles only when a line leaves it.
@@ -60,7 +60,7 @@ def training_panels(steps) -> tuple[Figure, dict]:
 
 
 def show_history(lines, history) -> bool:
-    """Draw `history`, a DataFrame by step with a column for each line; whether an axis had to grow for it.
+    """Draw `history`, a DataFrame by step with a column for each line. Return whether an axis had to grow for it.
 
     Gaps and values that are not finite are left out.
     """
@@ -81,7 +81,7 @@ def show_history(lines, history) -> bool:
 
 @in_style()
 def log_ratios(histories):
-    """One panel a run, on one scale: mean log-ratios of chosen and rejected over steps, nats; zero is the reference.
+    """Draw mean log-ratios of chosen and rejected over steps, in nats, a panel per run on one scale. 0 is the reference.
 
     `histories` is a dict of label → DataFrame indexed by step with the columns `chosen` and `rejected`.
     """
