@@ -14,7 +14,7 @@ import functools
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -28,7 +28,7 @@ MORE_SEEDS = (*SEEDS, 3, 4)  # of `quality`, where verdicts are close
 TUNING_SEED = 9  # of no other run
 REPLIES = 640  # sampled in one run of PPO, GRPO or online DPO
 SETTINGS_EACH = 7  # that `tuning` measures for each method
-GOAL_CHECKPOINTS = (30, 60, 90, 120)  # of DPO on pairs ranked by the composite goal
+TUNED_CHECKPOINTS = (30, 60, 90, 120)  # where `tune_dpo` measures
 CHECKPOINTS = (10, 15, 20)  # of the on-policy methods: REPLIES end at 20
 QUARTERS = (5, 10, 15, 20)
 
@@ -77,17 +77,23 @@ def quality():
 
 
 def noise():
-    """Measure DPO, PPO and online DPO on pairs with 40 % of the labels flipped, at the settings for clean pairs.
+    """Measure every method on pairs with 40 % of the labels flipped, at the settings for clean pairs.
 
-    PPO runs on the reward model of its best setting and on one that was trained until it fits the noise.
+    PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO and robust
+    DPO, which is told the share, are also tuned on noisy pairs.
     """
     held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
-        for label, method, changes in [*runs, ("online_dpo", "online_dpo", {})]:
+        for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
             settings, step = best(method)
             steps = path_to(step, (2, 4, 6)) if method == "dpo" else path_to(step, (1, 2, 4))
             how = (method, settings | changes, held_out, seed, steps)
+            table.run({"method": label, "seed": seed}, functools.partial(train, *how, flipped=0.4))
+    for label, loss in {"dpo, tuned": {}, "dpo, robust": {"loss_type": "robust", "label_smoothing": 0.4}}.items():
+        chosen, last = tune_dpo(table, label, "win", flip(0.4, TUNING_SEED), loss)
+        for seed in SEEDS:
+            how = ("dpo", chosen | loss, held_out, seed, path_to(last))
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, flipped=0.4))
 
 
@@ -135,7 +141,7 @@ def composite():
     scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
     ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
-    chosen, last = best_for_the_goal(table, ranked)
+    chosen, last = tune_dpo(table, "dpo", "composite", ranked)
     held_out = Composite(count=144)
     for seed in SEEDS:
         ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)
@@ -147,8 +153,8 @@ def composite():
             table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 
 
-def best_for_the_goal(table, ranked):
-    """Tune DPO on the `ranked` pairs by its composite score: from its best setting on, until no neighbour is better.
+def tune_dpo(table, label, goal, pairs, loss=None):
+    """Tune DPO on `pairs` by the column `goal`: from its best setting on, until no neighbour is better.
 
     Return the `(settings, step)`.
     """
@@ -157,11 +163,11 @@ def best_for_the_goal(table, ranked):
     while near:
         for values in near:
             settings = dict(zip(names, values, strict=True))
-            how = ("dpo", settings, dev, TUNING_SEED, GOAL_CHECKPOINTS)
-            labels = {"method": "dpo, tuning", "seed": TUNING_SEED, **settings}
-            table.run(labels, functools.partial(train, *how, pairs=ranked))
-        tried = [row for row in table.rows if row["method"] == "dpo, tuning"]
-        chosen = max(tried, key=lambda row: row["composite"])
+            how = ("dpo", settings | (loss or {}), dev, TUNING_SEED, TUNED_CHECKPOINTS)
+            labels = {"method": f"{label}, tuning", "seed": TUNING_SEED, **settings}
+            table.run(labels, functools.partial(train, *how, pairs=pairs))
+        tried = [row for row in table.rows if row["method"] == f"{label}, tuning"]
+        chosen = max(tried, key=lambda row: row[goal])
         seen = {tuple(row[name] for name in names) for row in tried}
         near = [values for values in search.neighbours("dpo", [chosen[name] for name in names]) if values not in seen]
     return {name: chosen[name] for name in names}, int(chosen["step"])

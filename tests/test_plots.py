@@ -137,7 +137,7 @@ FIGURES = {
     "pair.beta_grid": lambda: pair.beta_grid(2.2, betas=(0.1, 1.0)),
     "relatives.frontier": lambda: relatives.frontier(PATHS),
     "relatives.verdicts": lambda: relatives.verdicts(TO_DPO),
-    "relatives.side_effects": lambda: relatives.side_effects(BESIDE),
+    "relatives.side_effects": lambda: relatives.side_effects(BESIDE, 8.0),
     "relatives.by_pairs": lambda: relatives.by_pairs(FEWER),
     "relatives.walk": lambda: relatives.walk(PATHS)[0],
     "rlhf.parts": lambda: rlhf.parts("Who needs what"),

@@ -25,7 +25,7 @@ METHODS = {  # name in the tables → label, in the order of the slider
     "grpo": "GRPO",
 }
 FAMILIES = {  # title of a panel → the methods that it shows
-    "IPO and APO follow DPO, per token does not": ("ipo", "apo_zero", "dpo_norm"),
+    "IPO and APO follow DPO, per token up to KL 3": ("ipo", "apo_zero", "dpo_norm"),
     "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
     "No reference in the loss: still close to DPO": ("orpo", "simpo"),
     "Sampled in training: below; best-of-n: level": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
@@ -127,22 +127,28 @@ def verdicts(rows, reach=0.12) -> Figure:
 
 
 @in_style()
-def side_effects(rows) -> Figure:
+def side_effects(rows, untrained_words) -> Figure:
     """Draw reply length and chosen log-ratio of each method at its best, a dot per seed, and a bar for the mean.
 
-    `rows` has the columns `method`, `words` and `chosen` (nats), a row per seed.
+    `rows` has the columns `method`, `words` and `chosen` (nats), a row per seed. A line marks the untrained model in both.
     """
     methods = [name for name in METHODS if name in set(rows["method"])]
-    figure, axes = new_figure(columns=2, height=0.3 * len(methods) + 1.0, sharey=True)
-    panels = (("words", "words per reply"), ("chosen", "log-ratio of the chosen reply, nats"))
-    for axis, (column, title) in zip(axes, panels, strict=True):
+    figure, axes = new_figure(columns=2, height=0.3 * len(methods) + 1.3, sharey=True)
+    panels = (
+        ("words", "All replies grow longer", "words per reply"),
+        ("chosen", "SFT and ORPO raise the chosen reply most", "log-ratio of the chosen reply, nats"),
+    )
+    for axis, (column, title, unit) in zip(axes, panels, strict=True):
         for y, method in enumerate(methods):
             values = rows.loc[rows["method"] == method, column].dropna()
             axis.plot(values, [y] * len(values), "o", color=COLORS["chosen"], ms=5, mfc="none")
             if len(values):
                 axis.plot(values.mean(), y, "|", color=INK, ms=14, mew=2)
         axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xlabel(unit)
     axes[1].axvline(0, color=INK, lw=0.8)
+    axes[0].axvline(untrained_words, color=INK, lw=0.8)
+    axes[0].annotate("untrained", (untrained_words, 0.0), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes[0].set_yticks(range(len(methods)), [METHODS[name] for name in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     axes[0].set_xlim(0, None)

@@ -95,5 +95,5 @@ def gradient_weights(betas, pairs, beta, example=2.2) -> Figure:
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
         axis.annotate(f"{weight:.3f}", (delta, weight), place, textcoords="offset points", bbox=PLATE)
     axis.set(xlabel="Δ of the pair, nats   (ranked wrong ← 0 → ranked right)", ylabel="weight β·σ(−βΔ)")
-    axis.set_title("Pairs that are ranked right by many 1/β count little", loc="left")
+    axis.set_title("Pairs with Δ far above 1/β count little", loc="left")
     return figure

@@ -33,11 +33,12 @@ def in_nats(metrics, beta) -> dict:
 
 
 @in_style()
-def training_panels(steps) -> tuple[Figure, dict]:
-    """Return five panels over the steps of one run, 1 to `steps`, and their empty lines by name, for `show_history`.
+def training_panels(steps, ln_2=True) -> tuple[Figure, dict]:
+    """Draw five panels over the steps of one run, 1 to `steps`. Return their empty lines by name, for `show_history`.
 
     Mean log-ratios of chosen and rejected, their margin Δ and the KL to the reference are nats per reply. The accuracy is
-    the share of the batch with Δ > 0. Every axis is there from the start and doubles only when a line leaves it.
+    the share of the batch with Δ > 0. `ln_2` marks where the loss of DPO starts. Every axis is there from the start and
+    doubles only when a line leaves it.
     """
     figure, axes = panel_grid(len(PANELS), width=7.8)
     figure.set_layout_engine(None)  # it would take longer than all the rest
@@ -53,9 +54,10 @@ def training_panels(steps) -> tuple[Figure, dict]:
         axis.locator_params(nbins=4)
     axes[0].axhline(0, color=COLORS["ink"], lw=0.8)
     axes[0].legend(fontsize=8, loc="lower left")
-    axes[-1].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
-    outside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-    axes[-1].annotate("ln 2", (1, math.log(2)), (3, 0), va="center", fontsize=8, **outside)
+    if ln_2:
+        axes[-1].axhline(math.log(2), color=COLORS["ink"], lw=0.8, ls=":")
+        outside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+        axes[-1].annotate("ln 2", (1, math.log(2)), (3, 0), va="center", fontsize=8, **outside)
     return figure, lines
 
 

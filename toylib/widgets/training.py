@@ -9,7 +9,7 @@ from toylib.plots import training as plots_training
 from toylib.widgets.live import _laid_out, _pixels, _png
 
 
-def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every: int = 2):
+def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every: int = 2, ln_2=True):
     """Return an `on_step` for `train_dpo` that draws chosen, rejected, margin, accuracy, KL and loss as curves.
 
     Args:
@@ -18,11 +18,12 @@ def watch_training(beta: float, steps: int, kl=None, every: int = 10, draw_every
         kl: returns a policy's KL to the reference in nats per reply. It joins the history as `kl`.
         every: `kl` is called at every such step, the first and the last.
         draw_every: the curves are drawn at every such step and the last.
+        ln_2: mark where the loss of DPO starts. Other losses start elsewhere.
     """
     import pandas
     from IPython.display import display
 
-    figure, lines = plots_training.training_panels(steps)
+    figure, lines = plots_training.training_panels(steps, ln_2)
     rows, handle, palette = [], None, None
     canvas = background = None
 
