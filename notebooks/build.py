@@ -220,7 +220,10 @@ def write_live(notebook, path):
 
 
 def merged(outputs):
-    """The outputs with neighbouring pieces of one stream put together, progress lines as a terminal shows them in the end."""
+    """The outputs with neighbouring pieces of one stream put together, progress lines as a terminal shows them in the end.
+
+    A stream that shows nothing is left out: it would be an empty bar on the page.
+    """
     kept = []
     for output in outputs:
         if output["output_type"] != "stream":
@@ -232,7 +235,7 @@ def merged(outputs):
     for output in kept:
         if output["output_type"] == "stream":
             output["text"] = "\n".join(map(overwritten, output["text"].replace("\r\n", "\n").split("\n")))
-    return kept
+    return [output for output in kept if output["output_type"] != "stream" or output["text"].strip()]
 
 
 def overwritten(line):

@@ -21,7 +21,8 @@ sys.path.insert(0, str(PARTS))
 import export
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-ASSETS = ("site.css", "site.js", "guess.js", "interview.css", "interview.js", "sheet.css")
+ASSETS = ("site.css", "site.js", "guess.js", "cards.js", "sheet.css")
+INTERVIEW = ("interview.css", "interview.js")  # the notebook's own, in toylib/widgets/
 CHEAT_SHEET = "cheat sheet"  # words in the heading of notebook 10 whose section becomes a page to print
 
 
@@ -44,6 +45,8 @@ class Site:
         (self.output / "img").mkdir(parents=True)
         for name in ASSETS:
             shutil.copy(PARTS / name, self.output / name)
+        for name in INTERVIEW:
+            shutil.copy(ROOT / "toylib" / "widgets" / name, self.output / name)
         (self.output / ".nojekyll").touch()
         pages = [self.write_notebook(at, path) for at, path in enumerate(self.notebooks)]
         pages.append(self.write_front())
@@ -80,7 +83,7 @@ class Site:
             sections=export.sections(soup),
             before=self.nav[at - 1] if at else None,
             after=self.nav[at + 1] if at + 1 < len(self.nav) else None,
-            scripts=["guess.js", *(["interview.js"] if soup.find(attrs={"data-interview": True}) else [])],
+            scripts=["guess.js", *(["interview.js", "cards.js"] if soup.find(attrs={"data-interview": True}) else [])],
         )
 
     def write_front(self):

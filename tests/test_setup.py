@@ -690,6 +690,8 @@ def test_pieces_of_one_stream_become_one_but_stay_in_order(build):
     pieces = [stream("stdout", "a"), stream("stdout", "b\n"), stream("stderr", "c"), figure, stream("stdout", "d")]
     expected = [stream("stdout", "ab\n"), stream("stderr", "c"), figure, stream("stdout", "d")]
     assert build.merged(pieces) == expected
+    blank = [stream("stdout", ""), stream("stderr", " \n"), figure, stream("stdout", "step 1\r      \r")]
+    assert build.merged(blank) == [figure], "a blank stream would be an empty bar on the page"
 
 
 def test_new_cell_ids_are_the_first_that_are_free(build, tmp_path):

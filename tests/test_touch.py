@@ -4,6 +4,7 @@ import base64
 import itertools
 import math
 import random
+import re
 import sys
 from importlib import util
 
@@ -140,16 +141,26 @@ def test_a_world_that_is_none_is_refused(bad):
         simplex.simplex_by_beta(*bad)
 
 
-def test_four_numbers_say_those_of_the_worked_pair(shown):
+def test_four_numbers_start_at_the_worked_pair(shown):
     four_numbers()
-    assert "Δ = 2.2000, βΔ = 0.2200, probability = 0.5548, loss = 0.5892, push = 0.0445" in shown[0]["text/plain"]
-    assert shown[0]["text/html"].count("<input") == 5 and "<script" not in shown[0]["text/html"]
+    live = shown[0]["text/html"]
+    starts = ["-2.1 nats", "-4.5 nats", "-3.0 nats", "-3.2 nats", "β = 0.1"]
+    assert re.findall(r'aria-valuetext="([^"]*)"', live) == starts
+    assert live.count("<input") == 5 and "<script" not in live
 
 
 @pytest.mark.parametrize("bad", [{"policy_chosen": 0.5}, {"ref_rejected": -9}, {"beta": 0}, {"ref_chosen": math.nan}])
 def test_numbers_off_the_sliders_are_refused(bad):
     with pytest.raises(ValueError, match="must be from"):
         four_numbers(**bad)
+
+
+def test_the_still_picture_of_the_four_numbers_is_not_the_pair_that_the_notebook_drew(shown):
+    four_numbers()
+    alt = shown[0]["text/plain"]
+    assert "chosen from -3 under the reference to -3.9 under the policy, rejected from -3.2 to -1.9" in alt
+    assert "Δ = -2.2000" in alt and f"loss = {math.log1p(math.exp(0.22)):.4f}" in alt
+    assert "<span>Δ = -2.2000</span>" in shown[0]["text/html"], "the numbers under it are its own"
 
 
 @pytest.mark.parametrize("kind", ["tokens", "replay", "simplex by beta", "simplex by step"])
@@ -212,6 +223,7 @@ def test_the_four_numbers_of_the_page_are_those_of_torch(shown, tmp_path):
             wanted = [delta, beta * delta, torch.sigmoid(beta * delta), loss, gradient_weight(delta, beta)]
             said = page.locator(".toylib-numbers span").all_inner_texts()
             assert [float(text.split("= ")[1]) for text in said] == pytest.approx([float(w) for w in wanted], abs=6e-5)
+            assert all(text in page.locator("[role=img]").get_attribute("aria-label") for text in said)
         before = page.locator("svg").screenshot()
         sliders[1].focus()
         page.keyboard.press("ArrowLeft")

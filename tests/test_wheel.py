@@ -73,6 +73,7 @@ def test_the_wheel_is_small_and_holds_data_but_no_script_beside_it(wheel):
     assert wheel.stat().st_size <= 5_000_000
     names = zipfile.ZipFile(wheel).namelist()
     assert {"toylib/py.typed", "toylib/engine/trainer.py", "toylib/data/support-lm/model.safetensors"} <= set(names)
+    assert {"toylib/widgets/interview.js", "toylib/widgets/interview.css"} <= set(names)
     data = [name for name in names if name.startswith("toylib/data/")]
     assert len(data) > 30 and not [name for name in data if name.endswith((".py", ".png", ".md"))]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"toylib"}

@@ -24,9 +24,7 @@ def coverage(counts, levels) -> Figure:
     axis.set_yticks(range(len(counts)), [plain(group) for group in counts])
     axis.invert_yaxis()
     axis.set_xlabel("cards")
-    axis.set_title(
-        f"{sum(map(sum, counts.values()))} cards. With a kernel they are a mock interview;\nwithout one, open them below."
-    )
+    axis.set_title(f"{sum(map(sum, counts.values()))} cards. Run the cell for a mock interview,\nor open them below.")
     figure.legend(axis.containers[:3], [plain(level) for level in levels], loc="outside lower center", ncols=3)
     return figure
 

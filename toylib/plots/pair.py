@@ -28,12 +28,13 @@ def sigmoid_curve(marks=()) -> Figure:
 
 
 @in_style()
-def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Figure:
+def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected, titles=None) -> Figure:
     """Draw four log-probs, the two log-ratios and the margin Δ, all in nats.
 
     On the left, an arrow leads from the reference's log-prob of each reply to the policy's. On the right, the same two
-    arrows start at zero, as log-ratios, and Δ lies between their tips.
+    arrows start at zero, as log-ratios, and Δ lies between their tips. `titles` replaces the titles of the two sides.
     """
+    titles = titles or ("Each arrow leads from reference to policy", "Δ is the distance between the tips")
     figure, (left, right) = new_figure(columns=2, width_ratios=[1.15, 1])
     ink, ground = COLORS["ink"], COLORS["ground"]
     pairs = {"chosen": (1, ref_chosen, policy_chosen), "rejected": (0, ref_rejected, policy_rejected)}
@@ -50,10 +51,10 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected) -> Fi
     _write(right, f"Δ = {tips[0] - tips[1]:.1f}", sum(tips) / 2, -0.7, WORDS["margin"], weight="bold")
     right.axvline(0, color=ink, linewidth=1)
     numbers = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    left.set_title("Each arrow leads from reference to policy", loc="left")
+    left.set_title(titles[0], loc="left")
     left.set_xlabel("log-prob (nats)")
     left.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
-    right.set_title("Δ is the distance between the tips", loc="left")
+    right.set_title(titles[1], loc="left")
     right.set_xlabel("log-ratio = policy − reference (nats)")
     right.set_xlim(min(*tips, 0) - 0.4, max(*tips, 0) + 0.4)
     for axis in (left, right):

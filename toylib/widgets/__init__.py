@@ -1,4 +1,4 @@
-"""Live figures: `live` is the mechanism, `kernel` shows what Python has to answer, then one file per widget."""
+"""Live figures that need no kernel: `live` is the mechanism, then one file per widget."""
 
 from toylib.widgets.live import live_figure, show_live
 

@@ -18,7 +18,8 @@ def four_numbers(policy_chosen=-2.1, policy_rejected=-4.5, ref_chosen=-3.0, ref_
     """Show a slider for each of a pair's four log-probs (nats) and for β. Arrows, Δ, probability, loss and push follow.
 
     The push is β·σ(−βΔ), what gradient descent adds to chosen and takes from rejected (DPO paper, section 4). Raises
-    `ValueError` for a log-prob that is not from −8 to 0 or a `beta` that is not from 0.01 to 10.
+    `ValueError` for a log-prob that is not from −8 to 0 or a `beta` that is not from 0.01 to 10. Where no script runs, the
+    picture shows the opposite moves, because the notebook draws the pair itself just before.
     """
     from PIL import Image
 
@@ -34,16 +35,19 @@ def four_numbers(policy_chosen=-2.1, policy_rejected=-4.5, ref_chosen=-3.0, ref_
     sliders = [slider(name, nats, log_probs.index(one), value) for name, one in zip(NAMES, four, strict=True)]
     sliders.append(slider("β", [f"β = {one:g}" for one in betas], betas.index(beta), value))
     control = f'<div class="toylib-controls" oninput="{escaped(DRAW)}">{"".join(sliders)}</div>'
-    delta = policy_chosen - ref_chosen - policy_rejected + ref_rejected
+    other = (min(2 * ref_chosen - policy_chosen, 0), min(2 * ref_rejected - policy_rejected, 0), *four[2:])
+    delta = other[0] - ref_chosen - other[1] + ref_rejected
     probability, loss, push = plots_pair.pair_values(delta, beta)
     numbers = (
         f"Δ = {delta:.4f}|βΔ = {beta * delta:.4f}|probability = {probability:.4f}|loss = {loss:.4f}|push = {push:.4f}"
     )
     alt = (
-        f"Chosen moves from {ref_chosen:g} under the reference to {policy_chosen:g} under the policy, rejected from "
-        f"{ref_rejected:g} to {policy_rejected:g}. At β = {beta:g}: {numbers.replace('|', ', ')}."
+        f"The same pair moved the other way: chosen from {ref_chosen:g} under the reference to {other[0]:g} under the "
+        f"policy, rejected from {ref_rejected:g} to {other[1]:g}. At β = {beta:g}: {numbers.replace('|', ', ')}."
     )
-    picture = plots.png(plots_pair.four_numbers(*four))
+    side = "above" if delta < 0 else "below"
+    titles = ("The same pair, moved the other way", f"At β = {beta:g} the loss is {loss:.4f}, {side} ln 2")
+    picture = plots.png(plots_pair.four_numbers(*other, titles))
     whole = Image.open(io.BytesIO(picture)).convert("RGBA")
     under = f'<div class="toylib-numbers" aria-live="polite">{readout(*numbers.split("|"))}</div>'
     show_live(live_html(control, drawing(), whole, alt, under), picture, alt)
@@ -147,4 +151,6 @@ const numbers = [['Δ', delta], ['βΔ', z], ...bars];
 numbers.forEach(([name, value], at) => {
     box.querySelectorAll('.toylib-numbers span')[at].textContent = `${name} = ${value.toFixed(4)}`;
 });
+const moves = `Chosen moves from ${rc} under the reference to ${pc} under the policy, rejected from ${rr} to ${pr}. `;
+box.querySelector('[role=img]').setAttribute('aria-label', moves + box.querySelector('.toylib-numbers').textContent);
 """

@@ -68,10 +68,14 @@ def live_html(control, picture, whole, alt, under, at=0) -> str:
     return f'<div class="toylib-live" style="max-width: {width}px">{LOOK}{control}{box}{under}</div>'
 
 
-def still(whole, alt, at=0) -> str:
-    """Return the Pillow image `whole` as HTML that runs START, to stand in a box of the class `toylib-picture`."""
+def still(whole, alt, at=0, then="") -> str:
+    """Return the Pillow image `whole` as HTML that runs START, to stand in a box of the class `toylib-picture`.
+
+    `then` is JavaScript that runs after it.
+    """
     shape = f'width="{whole.width}" height="{whole.height}"'
-    return f'<img alt="{escaped(alt)}" {shape} src="{_data_url(whole)}" onload="{escaped(START % at)}">'
+    script = escaped(START % at) + html.escape(then)
+    return f'<img alt="{escaped(alt)}" {shape} src="{_data_url(whole)}" onload="{script}">'
 
 
 def slider(name, positions, at, after="") -> str:

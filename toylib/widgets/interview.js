@@ -1,41 +1,10 @@
-// The mock interview and the drill, in the page. The cards are the page's own: a heading that asks, and the fold under it.
-// Grades stay in this browser. Nothing is sent.
-"use strict";
-
-(() => {
+// The mock interview and the drill, in the page: in the notebook's output and on the site. Nothing is sent.
+// A card has `question`, `group` and `level` as text, `answer` as elements, and an `id` by which another card's `follow`
+// names it. The review shows its `links`, an element, or leads to its `href`.
+function mockInterview(place, cards) {
     const SECONDS = {"warm-up": 45, standard: 75, hard: 120} // what an answer may take, thinking included
     const GRADES = ["I had it", "partly", "not yet"]
     const COUNTS = [4, 8, 12]
-    const HEADINGS = "h1, h2, h3, h4, h5, h6"
-    const place = document.querySelector("[data-interview]")
-    const cards = readCards()
-    if (!place || cards.length < 2) return
-
-    // ---- the cards ----
-
-    function readCards() {
-        const found = []
-        for (const heading of document.querySelectorAll("article h3, article h4")) {
-            const under = []
-            for (let next = heading.nextElementSibling; next && !next.matches(HEADINGS); next = next.nextElementSibling) under.push(next)
-            const folds = under.filter(element => element.matches("details:not(.guess, .code)"))
-            if (folds.length !== 1 || !/answer/i.test(folds[0].querySelector("summary")?.textContent || "")) continue
-            const text = under.filter(element => element.tagName === "P").map(element => element.textContent).join(" ")
-            const level = Object.keys(SECONDS).find(one => text.toLowerCase().includes(one)) || "standard"
-            let group = heading.previousElementSibling
-            while (group && group.tagName !== "H2") group = group.previousElementSibling
-            const follow = [...folds[0].querySelectorAll("p")].find(p => /^\s*Follow-up/i.test(p.textContent))?.querySelector("a[href^='#']")
-            found.push({
-                question: heading.textContent.trim(),
-                id: heading.id,
-                group: group ? group.textContent.trim() : "",
-                level,
-                answer: [...folds[0].children].filter(child => child.tagName !== "SUMMARY"),
-                follow: follow ? decodeURIComponent(follow.hash.slice(1)) : "",
-            })
-        }
-        return found
-    }
 
     const shuffled = list => {
         const all = [...list]
@@ -132,6 +101,7 @@
         if (run.following) where.push("follow-up")
         part("asked").replaceChildren(element("p", where.filter(Boolean).join(" · "), "where"), element("p", question, "question"))
         run.started = performance.now()
+        run.away = 0
         run.ticking = setInterval(tick, 250)
         tick()
         part("open").focus()
@@ -143,15 +113,17 @@
         part("track").firstElementChild.style.width = `${Math.min(100, 100 * seconds / wanted)}%`
         part("clock").classList.toggle("late", seconds > wanted)
         run.seconds = seconds
+        run.away = box.isConnected ? 0 : run.away + 1 // Jupyter takes outputs out of the page, for a while or for good
+        if (run.away > 2400) clearInterval(run.ticking)
     }
 
     function open() {
         if (!run?.card || run.shown) return
         run.shown = true
+        tick()
         clearInterval(run.ticking)
         part("open").disabled = true
-        part("answer").replaceChildren(...run.card.answer.map(one => one.cloneNode(true)))
-        for (const copy of part("answer").querySelectorAll("[id]")) copy.removeAttribute("id")
+        part("answer").replaceChildren(...run.card.answer)
         for (const button of part("grades").children) button.disabled = false
         part("grades").firstElementChild.focus()
     }
@@ -180,18 +152,20 @@
         const missed = run.drill ? [] : run.graded.filter(one => one.grade).sort((a, b) => b.grade - a.grade)
         const late = run.graded.filter(one => one.late)
         part("asked").replaceChildren(element("p", "That was it.", "question"), element("p", `${counts}.`))
-        const list = (words, rows) => {
+        const list = (words, rows, links) => {
             const items = element("ul", "")
             for (const {card, grade} of rows) {
                 const item = element("li", "")
-                item.append(Object.assign(element("a", card.question), {href: "#" + encodeURIComponent(card.id)}), ` (${GRADES[grade]})`)
+                const title = card.href ? Object.assign(element("a", card.question), {href: card.href}) : element("b", card.question)
+                item.append(title, ` (${GRADES[grade]})`)
+                if (links && card.links) item.append(card.links)
                 items.append(item)
             }
             part("answer").append(element("p", words), items)
         }
-        if (missed.length) list("To review:", missed)
+        if (missed.length) list("To review:", missed, true)
         else if (!run.drill) part("answer").append(element("p", "Nothing to review. Take a harder level."))
-        if (late.length) list("Over time:", late)
+        if (late.length) list("Over time:", late, false)
         ;(missed.length && !part("drill").hidden ? part("drill") : part("start")).focus()
     }
-})()
+}
