@@ -17,8 +17,9 @@ def main(home):
 
     sys.path.insert(0, os.path.abspath(".."))
     with open("../pyproject.toml", "rb") as file:
-        needed = [re.match(r"\w+", one).group() for one in tomllib.load(file)["project"]["dependencies"]]
-    lacking = [name for name in needed if importlib.util.find_spec(name) is None]
+        needed = [re.match(r"[\w-]+", one).group() for one in tomllib.load(file)["project"]["dependencies"]]
+    modules = {"markdown-it-py": "markdown_it"}  # whose name is not that of the package
+    lacking = [name for name in needed if importlib.util.find_spec(modules.get(name, name)) is None]
     if lacking and subprocess.call([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".."]):
         raise SystemExit(f"{', '.join(lacking)} could not be installed: check the network, then run again.")
 

@@ -14,7 +14,8 @@ from test_notebooks import NOTEBOOKS, ROOT, each_notebook
 CELL = nbformat.read(NOTEBOOKS[0], as_version=4).cells[1].source
 UNSET = re.compile(r'^REPOSITORY = ".*"', re.MULTILINE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NEEDED = [requirement.split(">=")[0] for requirement in PROJECT["dependencies"]]
+MODULES = {"markdown-it-py": "markdown_it"}
+NEEDED = [MODULES.get(name, name) for name in (one.split(">=")[0] for one in PROJECT["dependencies"])]
 AFTERWARDS = """
 import json, os, toylib
 print(json.dumps([os.getcwd(), os.path.dirname(os.path.dirname(toylib.__file__))]))

@@ -51,7 +51,9 @@ def test_the_levels_are_those_of_the_cards():
 
 def test_what_stands_in_a_card_is_shown_as_text():
     text = "`a < b` & **bold** *soft* [x](y.ipynb#z)"
-    assert as_html(text) == ('<code>a &lt; b</code> &amp; <b>bold</b> <i>soft</i> <a href="y.ipynb#z">x</a>')
+    assert as_html(text) == (
+        '<code>a &lt; b</code> &amp; <strong>bold</strong> <em>soft</em> <a href="y.ipynb#z">x</a>'
+    )
 
 
 HOSTILE = (
@@ -61,9 +63,11 @@ HOSTILE = (
     '[x](y"onmouseover="alert(1))',
     "[x](javascript:alert`1`)",
     "[<img/src=x>](y'><script>)",
+    "[x](javascript&colon;alert(1)) [x](java&#115;cript:alert(1))",
     "`<svg onload=alert(1)>`",
     "**<i onclick=alert(1)>**",
     "\x000\x00 `code` \x007\x00",
+    "![x](y) <https://a.b> \\<b> &lt;b&gt;",
 )
 UNSAFE = (
     "javascript:alert(1)",
@@ -93,7 +97,7 @@ class Tags(HTMLParser):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_card_makes_no_tag_or_attribute_of_its_own(text):
     tags = Tags(card_html(Card(text, "hard", text, f"{text}\n\n{text}", (Evidence(text, text),), text, text))).found
-    assert {tag for tag, _ in tags} <= {"div", "p", "b", "i", "code", "a"}
+    assert {tag for tag, _ in tags} <= {"div", "p", "b", "strong", "em", "code", "a"}
     own = {"data-question", "data-group", "data-level", "data-follow", "class", "href", "target", "rel"}
     assert {name for _, attrs in tags for name in attrs} <= own
     assert not [attrs for _, attrs in tags if "script:" in attrs.get("href", "").lower()]
@@ -112,12 +116,12 @@ def test_a_link_to_a_page_keeps_its_address(address):
 
 
 def test_stars_in_code_and_addresses_are_no_emphasis():
-    assert as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <b><code>x</code></b>"
+    assert as_html("`a**b**c` **`x`**") == "<code>a**b**c</code> <strong><code>x</code></strong>"
     assert 'href="y_*z*_"' in as_html("[x](y_*z*_)")
 
 
 def test_the_star_of_an_optimum_is_no_emphasis():
-    assert as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <i>the</i> reference"
+    assert as_html("π*(y) and π* over *the* reference") == "π*(y) and π* over <em>the</em> reference"
 
 
 # ---- on a page ----

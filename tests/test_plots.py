@@ -10,9 +10,12 @@ import math
 import warnings
 from importlib import import_module
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from toylib import plots
 from toylib.plots import (
@@ -176,7 +179,7 @@ def drawn(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = FIGURES[name]()
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
     return figure
 
 
@@ -199,6 +202,36 @@ def y_values(line):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_without_a_warning(name):
     assert bool(drawn(name).axes) == (name != "failures.pairs_to_label"), "only the pairs to label are text alone"
+
+
+READERS = {"lines.linewidth": 7, "font.size": 17, "axes.facecolor": "black", "text.color": "red", "axes.grid": False}
+READERS |= {"xtick.labelsize": 4, "ytick.major.size": 9, "axes.prop_cycle": "cycler(color=['k'])", "legend.fontsize": 3}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_looks_the_same_whatever_style_the_reader_has_set_and_leaves_it(name):
+    with matplotlib.rc_context(READERS):
+        before = dict(matplotlib.rcParams)
+        canvas = FigureCanvasAgg(FIGURES[name]())
+        canvas.draw()
+        assert dict(matplotlib.rcParams) == before
+    assert np.array_equal(canvas.buffer_rgba(), drawn(name).canvas.buffer_rgba())
+
+
+def test_a_plain_figure_that_the_reader_makes_later_is_in_matplotlibs_own_style():
+    plots.png(style.new_figure()[0])
+    figure, axis = plt.subplots()
+    (line,) = axis.plot([1, 2])
+    plt.close(figure)
+    assert line.get_linewidth() == matplotlib.rcParamsDefault["lines.linewidth"] == 1.5
+    assert axis.get_facecolor() == (1, 1, 1, 1) and axis.spines["top"].get_visible()
+
+
+def test_what_is_added_in_style_later_has_the_series_style():
+    _, (axis,) = style.new_figure()
+    with style.in_style():
+        (line,) = axis.plot([1, 2], label="a")
+        assert line.get_linewidth() == style.RC["lines.linewidth"] and not axis.legend().get_frame_on()
 
 
 def test_the_list_of_figures_above_is_complete():
@@ -578,5 +611,5 @@ def test_text_of_the_data_is_no_mathematics_and_does_not_warn(text):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in made:
-            figure().canvas.draw()
+            FigureCanvasAgg(figure()).draw()
     assert style.plain("a$b\tc\ud800") == "a\\$b⇥c\ufffd" and style.plain("β: 0.5\n−1") == "β: 0.5\n−1"

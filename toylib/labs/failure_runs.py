@@ -39,7 +39,7 @@ def measured_run(held_out, rows, reference, *, steps=80, measured=(40, 80), beta
 
 
 def show_runs(runs, columns, symlog=(), title="") -> None:
-    """Draw the logs of `runs`, a dict of label → `Run`, the right one first; the alt text says how each one ends."""
+    """Draw the logs of `runs`, a dict of label → `Run` with the right one first. The alt text says how each one ends."""
     logs = {label: run.log for label, run in runs.items()}
     ends = "; ".join(
         f"{label}: " + ", ".join(f"{plots_failures.TITLES[name]} {log[name].dropna().iloc[-1]:.2f}" for name in columns)
@@ -51,7 +51,7 @@ def show_runs(runs, columns, symlog=(), title="") -> None:
 
 
 def outcomes(runs, step, columns=("kl", "win", "win_low", "win_high", "fluent", "words")) -> pandas.DataFrame:
-    """Return a row per run: what was measured after `step`."""
+    """Return a row per run of `runs`, a dict of label → `Run`: what was measured after `step`, to two decimals."""
     return pandas.DataFrame({label: run.log.loc[step, list(columns)] for label, run in runs.items()}).T.round(2)
 
 

@@ -50,7 +50,12 @@ def cached_reference(model, rows, score=right_score, batch_size=48):
 
 def rescoring_reference(model, score=right_score):
     """Return a `reference(policy, rows)` that scores each batch anew with the frozen `model`."""
-    return torch.no_grad()(lambda policy, rows: score(model, rows))
+
+    @torch.no_grad()
+    def reference(policy, rows):
+        return score(model, rows)
+
+    return reference
 
 
 def run_dpo(
@@ -115,12 +120,12 @@ def implicit_accuracy(policy, reference, rows, score=right_score, batch_size=48)
 
 @torch.no_grad()
 def own_reference(policy, rows):
-    """Score with the policy itself under `no_grad`, as with `ref_model = model` in practice."""
+    """Return the policy's own scores under `no_grad`, as with `ref_model = model` in practice."""
     return right_score(policy, rows)
 
 
 def own_reference_with_gradient(policy, rows):
-    """Score with the policy itself, gradient included. No trainer does this: Δ is 0 and so is the gradient."""
+    """Return the policy's own scores, with gradient. No trainer does this: Δ is 0 and so is the gradient."""
     return right_score(policy, rows)
 
 
@@ -171,8 +176,8 @@ def leave_dropout_on(model, share) -> None:
 def flip_labels(rows, share, seed=0, order=None):
     """Return the rows (or pairs of texts) with chosen and rejected swapped in `share` of them.
 
-    `order` lists indices of rows; the first `share` of all rows in it are flipped, so a larger share flips the same
-    rows and more. By default `seed` draws it.
+    `share` is from 0 to 1. `order` lists indices of rows, and those in its first `share` are flipped, so a larger share
+    flips the same rows and more. By default `seed` draws the order.
     """
     if order is None:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1000 + seed)).tolist()
@@ -191,5 +196,5 @@ def without_eos(rows):
 
 
 def longer_chosen(rows):
-    """Return the rows as a hurried labeller would label them, who prefers the longer of two replies."""
+    """Return the rows with the longer reply as chosen, as a hurried labeller might label them."""
     return [swap_replies(row) if len(row["rejected"]) > len(row["chosen"]) else row for row in rows]

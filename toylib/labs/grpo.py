@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
-from toylib.labs.ppo import check_rollout_settings, clipped_objective, ratio_metrics, rollout, rollout_metrics
+from toylib.labs.ppo import RolloutSettings, clipped_objective, ratio_metrics, rollout, rollout_metrics
 from toylib.logps import token_logps
 from toylib.reference import frozen_copy
 from toylib.train import batches, optimizer_step
@@ -50,27 +50,19 @@ def grpo_loss(logps, old_logps, ref_logps, advantages, mask, *, clip=0.2, kl_coe
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOSettings:
-    """What decides a run of `train_grpo`. Raises `ValueError`, naming the setting, for values that cannot be used.
+class GRPOSettings(RolloutSettings):
+    """What decides a run of `train_grpo`, with `RolloutSettings`. Raises `ValueError` as that does.
 
-    `kl_coefficient` weighs the KL estimate against advantages of spread 1. Each of `steps` rollouts has `batch_size`
-    replies, `group_size` to each of its prompts, and is used `epochs` times, in minibatches of `minibatch_size` replies.
+    `kl_coefficient` weighs the KL estimate against advantages of spread 1. Each prompt of a rollout gets `group_size`
+    replies.
     """
 
     kl_coefficient: float = 0.04
-    learning_rate: float = 3e-4
-    clip: float = 0.2
-    steps: int = 20
-    batch_size: int = 32
     group_size: int = 4
-    epochs: int = 2
-    minibatch_size: int = 32
-    max_new_tokens: int = 64
-    seed: int = 0
 
     def __post_init__(self):
         check_counts(group_size=self.group_size)
-        check_rollout_settings(self)
+        super().__post_init__()
         if self.group_size < 2 or self.batch_size % self.group_size:
             raise ValueError(
                 f"group_size must be at least 2 and divide batch_size {self.batch_size}, got {self.group_size}"

@@ -101,8 +101,8 @@ def fit_batch(model, length, scored, memory, precision="fp32", update=16, share=
             f"one pair of this model and length takes {held[1] / 1e9:.1f} GB, and {limit / 1e9:.1f} GB are to be used: "
             "take a smaller model, a lower max_length, or LoRA"
         )
-    told = f"predicted peak {held[pairs] / 1e9:.2f} GB of {memory / 1e9:.1f} GB, at most {share:.0%} of it to be used"
-    return Fit(pairs, update // pairs, held[pairs], told)
+    reason = f"predicted peak {held[pairs] / 1e9:.2f} GB of {memory / 1e9:.1f} GB, at most {share:.0%} of it to be used"
+    return Fit(pairs, update // pairs, held[pairs], reason)
 
 
 def memory_at_hand(card: Card | None) -> int:
@@ -116,10 +116,10 @@ def memory_at_hand(card: Card | None) -> int:
 
 
 def load_for_machine(name, card):
-    """`(name, model, tokenizer)`: `load_model`, where an empty `name` leaves the choice to the machine, and says so.
+    """Return `(name, model, tokenizer)` by `load_model`. With an empty `name`, choose by the machine and print why.
 
-    That is SmolLM2-135M-Instruct where there are a GPU and the hub, and the shipped support model elsewhere. A name
-    that was given is taken or refused (`ValueError`), never replaced.
+    The choice is SmolLM2-135M-Instruct where there are a GPU and the hub, and the shipped support model elsewhere. A
+    given name is never replaced. Raises `ValueError` if it cannot be loaded.
     """
     if name:
         return name, *load_model(name)

@@ -64,7 +64,8 @@ def evidence_in(markdown) -> tuple[Evidence, ...]:
 def read_cards(path) -> list[Card]:
     """Load the cards of notebook 10 in its order: the Markdown cells under the group headings.
 
-    Raises `ValueError` for a cell there that is not a card, an unknown level, a question that is asked twice, or a follow-up that is not the question of another card.
+    Raises `ValueError` for a cell there that is not a card, an unknown level, a question that is asked twice, or a
+    follow-up that is not the question of another card.
     """
     cards, group = [], None
     for source in markdown_cells(path):

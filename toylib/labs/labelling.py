@@ -26,7 +26,7 @@ class Shown(NamedTuple):
 
     @property
     def longer(self) -> str:
-        """The label of the reply with more words."""
+        """Return the label of the reply with more words."""
         return compare(len(self.a.split()), len(self.b.split()))
 
 
@@ -49,9 +49,10 @@ def shown_pairs(repeats=4, seed=0) -> list[Shown]:
 
 def judged_labels(shown) -> str:
     """Return the judge's labels: the reply with the higher score, or a tie."""
-    prompts, firsts, seconds, intents = ([getattr(pair, name) for pair in shown] for name in Shown._fields[:4])
-    scores = (judge(prompts, replies, intents)["score"] for replies in (firsts, seconds))
-    return "".join(map(compare, *scores))
+    prompts, intents = [pair.prompt for pair in shown], [pair.intent for pair in shown]
+    scores_a = judge(prompts, [pair.a for pair in shown], intents)["score"]
+    scores_b = judge(prompts, [pair.b for pair in shown], intents)["score"]
+    return "".join(map(compare, scores_a, scores_b))
 
 
 def agreement(shown, labels, judged) -> dict[str, tuple[int, int]]:

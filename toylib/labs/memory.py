@@ -40,7 +40,7 @@ ACTIVATION_BYTES = {
 
 
 class Shape(NamedTuple):
-    """The sizes of a model that the ledger needs."""
+    """Hold the sizes of a model that the ledger needs."""
 
     parameters: int  # with a tied output head counted once
     matrices: int  # weights that autocast copies into 16 bits: those of all linear layers, output head included

@@ -101,20 +101,16 @@ def masked_mean(values, mask) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOSettings:
-    """What decides a run of `train_ppo`. Raises `ValueError`, naming the setting, for values that cannot be used.
+class RolloutSettings:
+    """What decides a run on sampled replies. Raises `ValueError`, naming the setting, for values that cannot be used.
 
-    `kl_coefficient` is in standard deviations of the first rollout's scores per nat. `learning_rate` is the policy's.
-    `clip` bounds |ratio − 1|; `discount` and `gae_lambda` are γ and λ of `advantages`. Each of `steps` rollouts has
-    `batch_size` replies and is used `epochs` times, in minibatches of `minibatch_size` replies.
+    `learning_rate` is the policy's. `clip` bounds |ratio − 1|. Each of `steps` rollouts has `batch_size` replies and is
+    used `epochs` times, in minibatches of `minibatch_size` replies.
     """
 
-    kl_coefficient: float = 0.05
+    kl_coefficient: float
     learning_rate: float = 3e-4
-    value_learning_rate: float = 1e-3
     clip: float = 0.2
-    discount: float = 1.0
-    gae_lambda: float = 0.95
     steps: int = 20
     batch_size: int = 32
     epochs: int = 2
@@ -123,17 +119,26 @@ class PPOSettings:
     seed: int = 0
 
     def __post_init__(self):
-        check_rollout_settings(self)
+        counts = ("steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens")
+        check_counts(**{name: getattr(self, name) for name in counts})
+        if not (math.isfinite(self.kl_coefficient) and self.kl_coefficient >= 0):
+            raise ValueError(f"kl_coefficient must be a number of at least 0, got {self.kl_coefficient!r}")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"clip must be between 0 and 1, got {self.clip!r}")
 
 
-def check_rollout_settings(settings) -> None:
-    """Raise `ValueError`, naming the setting, for counts, a KL coefficient or a clip that cannot be used."""
-    counts = ("steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens")
-    check_counts(**{name: getattr(settings, name) for name in counts})
-    if not (math.isfinite(settings.kl_coefficient) and settings.kl_coefficient >= 0):
-        raise ValueError(f"kl_coefficient must be a number of at least 0, got {settings.kl_coefficient!r}")
-    if not 0 < settings.clip < 1:
-        raise ValueError(f"clip must be between 0 and 1, got {settings.clip!r}")
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(RolloutSettings):
+    """What decides a run of `train_ppo`, with `RolloutSettings`.
+
+    `kl_coefficient` is in standard deviations of the first rollout's scores per nat. `discount` and `gae_lambda` are γ
+    and λ of `advantages`.
+    """
+
+    kl_coefficient: float = 0.05
+    value_learning_rate: float = 1e-3
+    discount: float = 1.0
+    gae_lambda: float = 0.95
 
 
 def train_ppo(model, tokenizer, prompts, scorer, *, on_step=None, on_replies=None, **settings):

@@ -147,8 +147,10 @@ def score_singles(policy, reference, singles, layout) -> Scored:
     ]
     logps, others, ref_logps, ref_others = pair_scores(policy, reference, rows, layout)
     kl = (others.detach() - ref_others).mean().clamp(min=0)
-    count, tokens = sum(single.liked for single in singles), torch.tensor([len(s.reply) for s in singles])
-    return Scored(*(part for t in (logps, ref_logps, tokens) for part in (t[:count], t[count:])), kl)
+    tokens = torch.tensor([len(single.reply) for single in singles])
+    liked = sum(single.liked for single in singles)
+    sides = [liked, len(singles) - liked]
+    return Scored(*logps.split(sides), *ref_logps.split(sides), *tokens.split(sides), kl)
 
 
 @torch.no_grad()

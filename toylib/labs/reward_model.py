@@ -111,7 +111,7 @@ def quotes_order(prompt, reply) -> bool:
 
 
 def order_scorer(prompts, replies):
-    """A scorer that can be verified: 1 where `quotes_order` holds, else 0. No model and no label is in it."""
+    """Score replies by a rule that can be verified: 1.0 where `quotes_order` holds, else 0.0. It needs no model and no label."""
     return [float(quotes_order(prompt, reply)) for prompt, reply in zip(prompts, replies.texts, strict=True)]
 
 

@@ -104,6 +104,6 @@ def seed_means(quality) -> pandas.DataFrame:
 
 
 def load_sweep(name="beta") -> Sweep:
-    """Load a shipped sweep from data/results/. data/README.md says how each was made."""
+    """Load the shipped sweep `name` from data/results/. data/README.md says how each was made."""
     paths = {table: RESULTS / f"{name}_{table}.csv" for table in TABLES}
     return Sweep(*(pandas.read_csv(path, keep_default_na=table != "replies") for table, path in paths.items()))

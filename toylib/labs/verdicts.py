@@ -17,14 +17,15 @@ def best_setting(table, method) -> tuple[dict, int]:
     `table` has `method`, `step`, `win` and some of `SETTINGS`. Settings that the method does not have are left out.
     """
     row = table[table["method"] == method].sort_values("win", kind="stable", ascending=False).iloc[0]
-    had = {name: row[name] for name in SETTINGS if name in table and row[name] == row[name]}
-    return {name: int(value) if name in COUNTS else float(value) for name, value in had.items()}, int(row["step"])
+    chosen = row[[name for name in SETTINGS if name in table]].dropna()
+    return {name: int(value) if name in COUNTS else float(value) for name, value in chosen.items()}, int(row["step"])
 
 
 def on_an_edge(table, method, ends=()) -> list[str]:
     """Return the settings in which the best value is the lowest or the highest that was tried, DPO's steps included.
 
-    Settings of which a single value was tried do not count. `ends` are the `(setting, value)` beyond which nothing is possible, such as a KL coefficient of 0; they do not count.
+    Settings of which a single value was tried do not count, and neither do `ends`. Those are the `(setting, value)`
+    beyond which nothing is possible, such as a KL coefficient of 0.
     """
     rows, (settings, step) = table[table["method"] == method], best_setting(table, method)
     found = []
@@ -74,7 +75,10 @@ def ahead(found, first, second) -> bool:
 
 
 def rates(wins, labels):
-    """Return a DataFrame with the win rate of each method, its 95 % interval, and the number of seeds and prompts."""
+    """Return a DataFrame with the win rate of each method, its 95 % interval, and the number of seeds and prompts.
+
+    `wins` is from `wins_by_method`, and `labels` maps a method to its name in the table.
+    """
     import pandas
 
     rows = {}

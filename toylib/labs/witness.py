@@ -68,11 +68,13 @@ class Witness:
         self.held, self.replies, self.tokens, self.new, self.updates, self.seconds = None, 0, 0, set(), 0, 0.0
 
     def on_replies(self, step, replies):
+        """Count a rollout's replies and tokens, and note the new texts."""
         self.replies += len(replies.texts)
         self.tokens += int(replies.completion_mask.sum())
         self.new |= set(replies.texts) - self.known
 
     def on_step(self, step, metrics, policy):
+        """Note after the first step which models are held."""
         if step == 1:
             self.held = models_held(self.model, self.apart)
 
@@ -93,7 +95,7 @@ class Witness:
 
 
 def choices(*functions) -> list[str]:
-    """Return the keyword arguments that somebody has to choose, of functions or classes, one after the other."""
+    """Return the names of the keyword arguments that somebody has to choose, for functions or settings classes in turn."""
     kept = [inspect.signature(function).parameters.values() for function in functions]
     return [p.name for those in kept for p in those if p.kind is p.KEYWORD_ONLY and p.name not in NOT_CHOSEN]
 

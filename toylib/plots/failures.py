@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from textwrap import fill
 
-from toylib.plots.style import COLORS, new_figure, panel_grid, plain, styled_figure
+from toylib.plots.style import COLORS, in_style, new_figure, panel_grid, plain, styled_figure
 
 RUNS = (  # the first is the right run; colour, line and marker differ, so that each can be told without the others
     {"color": COLORS["ink"], "linestyle": "-", "marker": "o"},
@@ -35,6 +35,7 @@ def titled(figure, title) -> None:
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
 
 
+@in_style()
 def run_curves(runs, columns, symlog=(), title=""):
     """Draw one panel per column of the logs, with the right run and the broken runs in each.
 
@@ -57,6 +58,7 @@ def run_curves(runs, columns, symlog=(), title=""):
     return figure
 
 
+@in_style()
 def curves_by_run(runs, columns, symlog=()):
     """Draw a row of panels per run and a panel per column of its log, with one scale per column.
 
@@ -100,6 +102,7 @@ def finish_panel(axis, column, last, symlog, labelsize=8):
     axis.tick_params(labelsize=labelsize)
 
 
+@in_style()
 def dot_rows(groups, xlabel, linear=1e-4, title=""):
     """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
     figure, (axis,) = new_figure(height=0.9 + 0.3 * bool(title) + 0.45 * len(groups))
@@ -115,8 +118,9 @@ def dot_rows(groups, xlabel, linear=1e-4, title=""):
     return figure
 
 
+@in_style()
 def bars(table, title=""):
-    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar a row, its value beside it."""
+    """Draw one panel per column of `table` (a DataFrame of values above 0), one bar per row with its value beside it."""
     figure, axes = new_figure(columns=len(table.columns), height=1.2 + 0.36 * len(table), sharey=True)
     titled(figure, title)
     for axis, column in zip(axes, table.columns, strict=True):
@@ -133,8 +137,9 @@ def bars(table, title=""):
     return figure
 
 
+@in_style()
 def flips(by_share, remedies, title=""):
-    """Left: plain DPO by share of flipped labels. Right: what each remedy adds to it, with 95 % intervals.
+    """Draw plain DPO by share of flipped labels, and beside it what each remedy adds to it, with 95 % intervals.
 
     `by_share`: a DataFrame indexed by the share flipped, with the win rates `steps` (at equal steps) and `kl` (at equal
     KL), each with `_low` and `_high`, and `clean`, the accuracy on clean pairs. `remedies`: indexed by method, with
@@ -164,6 +169,7 @@ def flips(by_share, remedies, title=""):
     return figure
 
 
+@in_style()
 def pairs_to_label(pairs, title):
     """Draw pairs as text: `(prompt, reply a, reply b)` each, the prompt above its two replies."""
     wrapped = [(fill(f"Customer: {prompt}", 105), fill(f"A  {a}", 52), fill(f"B  {b}", 52)) for prompt, a, b in pairs]

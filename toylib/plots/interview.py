@@ -5,9 +5,10 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, WORDS, in_style, new_figure, plain
 
 
+@in_style()
 def coverage(counts, levels) -> Figure:
     """Draw how many cards there are: `counts` is a dict of group → numbers, one for each of `levels`."""
     figure, (axis,) = new_figure(height=3.6, width=6.2)  # narrow: it is read on phones
@@ -28,6 +29,7 @@ def coverage(counts, levels) -> Figure:
     return figure
 
 
+@in_style()
 def dpo_beside_ppo() -> Figure:
     """Draw the models and the flow of one update, DPO left and PPO right. Trained models have thick, filled boxes."""
     figure, axes = new_figure(columns=2, height=4.3, width=6.6)  # narrow: it is read on phones

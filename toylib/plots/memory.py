@@ -6,7 +6,7 @@ import math
 
 from matplotlib.patches import Rectangle
 
-from toylib.plots.style import COLORS, PLATE, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, in_style, new_figure, plain
 
 GB = 1e9
 LOOKS = {  # colour and hatch of each part: greys are held all the time, what comes and goes is coloured
@@ -20,6 +20,7 @@ LOOKS = {  # colour and hatch of each part: greys are held all the time, what co
 }
 
 
+@in_style()
 def memory_bars(ledgers, limits=None, title="what a step holds, GB"):
     """Draw one bar per ledger, `ledgers` a dict of label → `memory.ledger`, its parts end to end and labelled with their GB.
 
@@ -49,13 +50,16 @@ def at_the_peak(parts) -> dict[str, float]:
 
 
 def bar_end(parts) -> float:
+    """Return the length of a ledger's bar, in GB."""
     return sum(at_the_peak(parts).values())
 
 
 def in_gb(size) -> str:
+    """Return `size`, in GB, with two decimals below 10 and one above."""
     return f"{size:.2f}" if size < 10 else f"{size:.1f}"
 
 
+@in_style()
 def empty_bars(labels, limits, end, title, parts=tuple(LOOKS)):
     """Return the figure of `memory_bars` with bars of no length, for `fill_bars`: `(figure, bars, totals)`.
 
@@ -101,6 +105,7 @@ def finish_axis(axis, labels, limits, end, title) -> None:
     axis.grid(axis="y", visible=False)
 
 
+@in_style()
 def overlaid_runs(runs, columns):
     """Draw runs that should agree on top of each other: a panel per column, the first run broad and pale, the others dashed.
 

@@ -6,9 +6,10 @@ import math
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, WORDS, new_figure, styled_figure
+from toylib.plots.style import COLORS, LINES, PLATE, WORDS, in_style, new_figure, styled_figure
 
 
+@in_style()
 def sigmoid_curve(marks=()) -> Figure:
     """Draw σ from log-odds −5 to 5; `marks` are `(log_odds, probability)` points to draw on it, with their numbers."""
     import numpy as np
@@ -26,6 +27,7 @@ def sigmoid_curve(marks=()) -> Figure:
     return figure
 
 
+@in_style()
 def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected, titles=None) -> Figure:
     """Draw four log-probs, the two log-ratios and the margin Δ, all in nats.
 
@@ -71,6 +73,7 @@ def _write(axis, text, x, row, color, place=(0, 8), **look):
     return axis.annotate(text.replace("-", "−"), (x, row), place, **look)
 
 
+@in_style()
 def replay_panels(steps, policy, reference) -> tuple[Figure, dict]:
     """Return a figure of one pair over a training run, and what `move_to_step` moves in it.
 
@@ -119,7 +122,10 @@ def move_to_step(panels, at) -> float:
 
 
 def pair_values(delta, beta) -> tuple:
-    """What a pair at Δ (nats; a number or an array) has at this β: probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ)."""
+    """Return `(probability σ(βΔ), loss −log σ(βΔ), weight β·σ(−βΔ))` of a pair at Δ = `delta`, in nats.
+
+    `delta` and `beta` are numbers or arrays, and each of the three has their shape.
+    """
     import numpy as np
 
     loss = np.logaddexp(0, -beta * np.asarray(delta, dtype=float))
@@ -135,9 +141,9 @@ KINDS = {  # of panel: its place in `pair_values`, title, height, no opinion's l
 
 
 def beta_panel(axis, kind, delta, limit=6.0, betas=()) -> dict:
-    """What stands still in a panel of the β explorer, drawn; and, still empty, what `move_to_beta` moves: `artists`.
+    """Draw what stands still in a panel of the β explorer. Return the panel, with empty `artists` for `move_to_beta`.
 
-    `kind` is one of `KINDS`: against Δ in ±`limit`; or "path", against β over the range of `betas`, its curve drawn.
+    `kind` is one of `KINDS`. "path" is drawn against β over the range of `betas`, the others against Δ in ±`limit` nats.
     """
     import numpy as np
 
@@ -178,8 +184,9 @@ def move_to_beta(panel, beta) -> None:
     text.set_text(f"{height:.4f}")
 
 
+@in_style()
 def beta_panels(delta, limit=6.0, kinds=("probability", "loss"), betas=(0.01, 10)) -> tuple[Figure, list]:
-    """A figure with a `beta_panel` of each kind side by side, and the panels; `betas` is the range of a "path"."""
+    """Return a figure with a `beta_panel` of each kind side by side, and the panels. `betas` is the range of a "path"."""
     figure, axes = new_figure(columns=len(kinds))
     panels = []
     for axis, kind in zip(axes, kinds, strict=True):
@@ -198,6 +205,7 @@ def note_level(axis, level, limit, short=False) -> None:
     axis.annotate(text, (-limit, height), (3, offset[1]) if short else offset, textcoords="offset points")
 
 
+@in_style()
 def beta_grid(delta, betas=(0.05, 0.1, 0.5, 2.0), limit=6.0, kinds=("probability", "loss")) -> Figure:
     """Draw the β explorer at several β at once: a row for each kind of panel against Δ, a column for each β."""
     figure = styled_figure(8.6, 4.4)

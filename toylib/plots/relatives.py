@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, new_figure, panel_grid, plain
+from toylib.plots.style import COLORS, LINES, PLATE, in_style, new_figure, panel_grid, plain
 
 INK, FAINT = COLORS["ink"], "#B9B6AC"
 METHODS = {  # name in the tables → label, in the order of the slider
@@ -66,6 +66,7 @@ def draw_path(axis, path, **look):
     return axis.plot([0, *path["kl"]], [0.5, *path["win"]], **look)[0]
 
 
+@in_style()
 def frontier(table) -> Figure:
     """Draw win rate against KL in four panels, a family of methods each, with DPO in all of them.
 
@@ -95,6 +96,7 @@ def frontier(table) -> Figure:
     return figure
 
 
+@in_style()
 def verdicts(rows, reach=0.12) -> Figure:
     """Draw paired differences in win rate to DPO with their 95 % intervals: at equal KL, and each at its best.
 
@@ -124,10 +126,11 @@ def verdicts(rows, reach=0.12) -> Figure:
     return figure
 
 
+@in_style()
 def side_effects(rows, untrained_words) -> Figure:
-    """Draw reply length and chosen log-ratio of each method at its best, a dot a seed, and a bar for the mean.
+    """Draw reply length and chosen log-ratio of each method at its best, a dot per seed, and a bar for the mean.
 
-    `rows` has the columns `method`, `words` and `chosen` (nats), a row a seed. A line marks the untrained model in both.
+    `rows` has the columns `method`, `words` and `chosen` (nats), a row per seed. A line marks the untrained model in both.
     """
     methods = [name for name in METHODS if name in set(rows["method"])]
     figure, axes = new_figure(columns=2, height=0.3 * len(methods) + 1.3, sharey=True)
@@ -152,8 +155,12 @@ def side_effects(rows, untrained_words) -> Figure:
     return figure
 
 
+@in_style()
 def by_pairs(rows) -> Figure:
-    """Draw the win rate against the number of pairs with 95 % intervals: `method`, `pairs`, `mean`, `low`, `high`."""
+    """Draw the win rate against the number of pairs, with 95 % intervals.
+
+    `rows` is a DataFrame with the columns `method` ("dpo" or "sft"), `pairs`, `mean`, `low` and `high`.
+    """
     figure, (axis,) = new_figure()
     for method, color, line, marker in (("dpo", INK, "-", "o"), ("sft", COLORS["chosen"], LINES["rejected"], "s")):
         found = rows[rows["method"] == method].sort_values("pairs")
@@ -171,8 +178,12 @@ def by_pairs(rows) -> Figure:
     return figure
 
 
+@in_style()
 def walk(table) -> tuple[Figure, dict]:
-    """Return the figure of the walk through the methods and its artists: all paths faint, one to be highlighted."""
+    """Return the figure of the walk through the methods and its artists: all paths faint, one to be highlighted.
+
+    `table` is as for `frontier`.
+    """
     figure, (axis,) = new_figure(height=3.6)
     for _, path in mean_paths(table).groupby("method"):
         draw_path(axis, path.droplevel("method"), color=FAINT, lw=1.2)

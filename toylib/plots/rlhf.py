@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, in_style, new_figure, plain
 
 METHODS = {  # name in the tables → label, colour, line, marker
     "dpo": ("DPO", COLORS["ink"], "-", "o"),
@@ -22,6 +22,7 @@ HOLDS = {  # method → a mark per part: T trained, f frozen, x used, - neither
 }
 
 
+@in_style()
 def parts(title="") -> Figure:
     """Draw a row per method with the models and the data that it trains with, as filled or hollow boxes."""
     figure, (axis,) = new_figure(height=2.9)
@@ -30,11 +31,11 @@ def parts(title="") -> Figure:
         color = METHODS[method][1]
         for column, mark in enumerate(marks):
             if mark != "-":
-                full, said = mark == "T", {"T": "trained", "f": "frozen", "x": "data"}[mark]
+                full, word = mark == "T", {"T": "trained", "f": "frozen", "x": "data"}[mark]
                 look = {"color": color} if full else {"facecolor": "none", "edgecolor": color, "hatch": None}
                 axis.barh(row, 0.86, 0.66, column - 0.43, lw=1.4, **look)
                 inside = COLORS["ground"] if full else INK
-                axis.text(column, row, said, ha="center", va="center", color=inside, fontsize=9)
+                axis.text(column, row, word, ha="center", va="center", color=inside, fontsize=9)
     axis.set_xticks(range(len(PARTS)), PARTS)
     axis.set_yticks(range(len(names)), [METHODS[name][0] for name in names])
     axis.xaxis.tick_top()
@@ -46,8 +47,12 @@ def parts(title="") -> Figure:
     return figure
 
 
+@in_style()
 def rollout_curves(histories, titles=("", "")) -> Figure:
-    """Draw the scorer's mean score and the KL over the steps of each run; `histories` maps a method to its history."""
+    """Draw the scorer's mean score and the KL over the steps of each run.
+
+    `histories` maps a method of `METHODS` to its DataFrame indexed by step, with `score` and `kl` (nats per reply).
+    """
     figure, axes = new_figure(columns=2, height=3.2)
     for method, history in histories.items():
         label, color, line, _ = METHODS[method]
@@ -61,8 +66,9 @@ def rollout_curves(histories, titles=("", "")) -> Figure:
     return figure
 
 
+@in_style()
 def memory_bars(held, title="") -> Figure:
-    """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame, a row a run, a column a kind."""
+    """Draw what each run keeps in memory, MB, stacked by kind; `held` is a DataFrame with a row per run and a column per kind."""
     figure, (axis,) = new_figure(height=0.9 + 0.5 * len(held))
     fills = (("#6B6B6B", ""), (COLORS["amber"], "//"), ("#BDBAB0", ".."))
     left = [0.0] * len(held)
@@ -81,6 +87,7 @@ def memory_bars(held, title="") -> Figure:
     return figure
 
 
+@in_style()
 def settings_strip(table, title="") -> Figure:
     """Draw the win rate of every setting of each method, a line over its checkpoints; a ring is around the best.
 
@@ -104,8 +111,9 @@ def settings_strip(table, title="") -> Figure:
     return figure
 
 
+@in_style()
 def win_by_kl(table, presets=(), title="") -> Figure:
-    """Draw the win rate against KL along each run, a line a seed; `presets` are KLs at which methods are compared.
+    """Draw the win rate against KL along each run, a line per seed; `presets` are KLs at which methods are compared.
 
     `table` has the columns `method`, `seed`, `step`, `kl` and `win`. The axis ends at three times the highest preset.
     """
@@ -113,8 +121,8 @@ def win_by_kl(table, presets=(), title="") -> Figure:
     for method, (label, color, line, marker) in METHODS.items():
         for number, (_, run) in enumerate(table[table["method"] == method].groupby("seed")):
             run = run.sort_values("step")
-            said = label if number == 0 else None
-            axis.plot([0, *run["kl"]], [0.5, *run["win"]], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
+            name = label if number == 0 else None  # one legend entry per method, not per seed
+            axis.plot([0, *run["kl"]], [0.5, *run["win"]], line, color=color, marker=marker, ms=5, lw=1.4, label=name)
     for kl in presets:
         axis.axvline(kl, color=INK, lw=0.8, ls="--")
         axis.annotate(f"{kl:g}", (kl, 0.5), (2, 5), textcoords="offset points", fontsize=9, bbox=PLATE)
@@ -129,6 +137,7 @@ def win_by_kl(table, presets=(), title="") -> Figure:
     return figure
 
 
+@in_style()
 def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval", middle=0.0) -> Figure:
     """Draw a dot and an interval per row; `rows` maps a label to `(mean, low, high)`.
 
@@ -150,8 +159,9 @@ def forest(rows, title="", xlabel="paired difference in win rate, 95 % interval"
     return figure
 
 
+@in_style()
 def hacking(runs, start, titles=("", "")) -> Figure:
-    """Draw the reward model's score and the judge's over PPO's steps, a line a seed.
+    """Draw the reward model's score and the judge's over PPO's steps, a line per seed.
 
     `runs` maps a label, of which the first is PPO as tuned, to a table with `seed`, `step`, `scorer`, `scorer_at_start`
     and `score`. `start` is the judge's score before training.
@@ -160,8 +170,8 @@ def hacking(runs, start, titles=("", "")) -> Figure:
     looks = ((METHODS["ppo"][1], "-.", "^"), (COLORS["grey"], "--", "v"), (COLORS["other"], ":", "s"))
     for (label, table), (color, line, marker) in zip(runs.items(), looks, strict=False):
         for number, (_, run) in enumerate(table.groupby("seed")):
-            run, said = run.sort_values("step"), label if number == 0 else None
-            look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "ls": line, "label": said}
+            run, name = run.sort_values("step"), label if number == 0 else None
+            look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "ls": line, "label": name}
             axes[0].plot([1, *run["step"]], [run["scorer_at_start"].iloc[0], *run["scorer"]], **look)
             axes[1].plot([0, *run["step"]], [start, *run["score"]], **look)
     for axis, title, name in zip(axes, titles, ("reward model's score", "judge's score"), strict=True):
@@ -172,8 +182,9 @@ def hacking(runs, start, titles=("", "")) -> Figure:
     return figure
 
 
+@in_style()
 def verifiable(table, title="") -> Figure:
-    """Draw the share of replies with the exact order number, and the judge's win rate, over GRPO's steps, a line a seed.
+    """Draw the share of replies with the exact order number, and the judge's win rate, over GRPO's steps, a line per seed.
 
     `table` has `seed`, `step`, `exact` and `win`.
     """
@@ -181,8 +192,8 @@ def verifiable(table, title="") -> Figure:
     looks = {"exact": ("order number exact", COLORS["margin"], "-", "D"), "win": ("win rate", INK, "--", "o")}
     for column, (label, color, line, marker) in looks.items():
         for number, (_, run) in enumerate(table.sort_values("step").groupby("seed")):
-            said = label if number == 0 else None
-            axis.plot(run["step"], run[column], line, color=color, marker=marker, ms=5, lw=1.4, label=said)
+            name = label if number == 0 else None  # one legend entry per method, not per seed
+            axis.plot(run["step"], run[column], line, color=color, marker=marker, ms=5, lw=1.4, label=name)
     axis.set(xlabel="step", ylabel="share of replies", ylim=(0, 1))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_title(title, loc="left")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, PLATE, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, in_style, new_figure, plain
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 STEPS = (0, *sorted({round(10 ** (n / 7)) for n in range(29)}))  # up to 10,000, evenly on a logarithmic scale
@@ -18,7 +18,10 @@ ROLES = {"hard": ("amber", "--"), "soft": ("margin", "-"), "shared": ("other", "
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Three replies: their names, the reference's probabilities, rewards, and perhaps a feature for a small policy."""
+    """Three replies: their names, the reference's probabilities, rewards, and perhaps a feature for a small policy.
+
+    The arrays are `(3,)`. `family`, `best_of_family` and `runs` need a feature.
+    """
 
     names: tuple[str, ...]
     reference: np.ndarray
@@ -26,7 +29,7 @@ class World:
     feature: np.ndarray | None = None
 
     def optimum(self, beta):
-        """Return the policy with the highest reward − β·KL (DPO paper, equation 4)."""
+        """Return the policy `(3,)` with the highest reward − β·KL (DPO paper, equation 4)."""
         return softmax(np.log(self.reference) + self.rewards / beta)
 
     def kl(self, policies):
@@ -48,14 +51,14 @@ class World:
             ("hard", np.round(soft), free),
             ("shared", soft, self.feature[:, None]),
         ):
-            weights, passed = np.zeros(inputs.shape[1]), []
+            weights, policies = np.zeros(inputs.shape[1]), []
             for step in range(STEPS[-1] + 1):
                 log_ratio = inputs @ weights
                 if step in STEPS:
-                    passed.append(softmax(np.log(self.reference) + log_ratio))
-                slope = beta * (sigmoid(beta * (compare @ log_ratio)) - labels) / 3
-                weights = weights - rate * inputs.T @ (compare.T @ slope)
-            found[run] = np.array(passed)
+                    policies.append(softmax(np.log(self.reference) + log_ratio))
+                gradient = beta * (sigmoid(beta * (compare @ log_ratio)) - labels) / 3
+                weights = weights - rate * inputs.T @ (compare.T @ gradient)
+            found[run] = np.array(policies)
         return found
 
     def family(self):
@@ -63,7 +66,7 @@ class World:
         return softmax(np.log(self.reference) + np.linspace(-60, 60, 401)[:, None] * self.feature)
 
     def best_of_family(self, beta):
-        """Return two policies of the family: the one of the lowest DPO loss, and the one of the highest reward − β·KL."""
+        """Return two policies `(3,)` of the family: of the lowest DPO loss, and of the highest reward − β·KL."""
         weights = np.linspace(-60, 60, 24001)[:, None] * self.feature
         policies = softmax(np.log(self.reference) + weights)
         margins = beta * (weights[:, FIRST] - weights[:, SECOND])
@@ -108,6 +111,7 @@ def triangle(axis, world) -> None:
     axis.axis("off")
 
 
+@in_style()
 def beta_triangle(world, betas) -> tuple[Figure, list]:
     """Return a triangle with the optimum's path over `betas`, and the artists that `move_beta` moves.
 
@@ -136,13 +140,17 @@ def beta_triangle(world, betas) -> tuple[Figure, list]:
 
 
 def move_beta(points, world, beta):
-    """Move the points of a `beta_triangle` to this β. Return their policies: the optimum, then DPO's and the goal's in the family."""
+    """Move the points of a `beta_triangle` to this β. Return their policies, each `(3,)`.
+
+    The first is the optimum. With a feature, those of `World.best_of_family` follow.
+    """
     policies = (world.optimum(beta), *(() if world.feature is None else world.best_of_family(beta)))
     for point, policy in zip(points, policies, strict=True):
         point.set_data(*(policy @ CORNERS)[:, None])
     return policies
 
 
+@in_style()
 def step_triangle(world, beta, runs) -> tuple[Figure, dict]:
     """Return a triangle beside the KL over the steps, and the artists of each of `World.runs` that `move_step` moves."""
     figure, (axis, right) = new_figure(columns=2, width=8.6, height=4.2, width_ratios=[1.5, 1])

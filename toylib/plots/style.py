@@ -8,7 +8,7 @@ import html
 import io
 import math
 
-import matplotlib
+import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
@@ -68,24 +68,37 @@ def _glyphs() -> frozenset[int]:
     return frozenset(charmaps[0]) & frozenset(charmaps[1])
 
 
-def styled_figure(width, height) -> Figure:
-    """Return an empty figure of `width` × `height` inches in the series' style.
+def in_style():
+    """Return a context in which matplotlib has its own defaults and the series' style. It decorates functions, too.
 
-    The style is set for the whole kernel when its first figure is made, so that legends and notes that are added later
-    belong to it too. Importing changes nothing.
+    Figures are made and drawn in it, so that they look the same whatever the reader's `rcParams` are, which stay as they
+    are. What is added to a figure later is in the style only within `with in_style():`.
     """
-    matplotlib.rcParams.update(RC)
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return matplotlib.style.context(["default", RC])
 
 
+class StyledFigure(Figure):
+    """A figure that is drawn in the series' style: ticks and their labels are made then."""
+
+    draw = in_style()(Figure.draw)
+
+
+@in_style()
+def styled_figure(width, height) -> Figure:
+    """Return an empty figure of `width` × `height` inches in the series' style."""
+    return StyledFigure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+@in_style()
 def new_figure(columns=1, height=3.4, width=8.6, **kwargs) -> tuple[Figure, list]:
     """Return a figure in the series' style and its axes, side by side, as a list; `kwargs` go to `Figure.subplots`."""
     figure = styled_figure(width, height)
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
+@in_style()
 def panel_grid(count, width=6.6) -> tuple[Figure, list]:
-    """As `new_figure`, for `count` small panels: two or three a row, so that phones can show them."""
+    """Return a figure and a list of `count` small axes in it, two or three per row, so that phones can show them."""
     columns = 2 if count in (2, 4) else 3
     rows = math.ceil(count / columns)
     figure = styled_figure(width, 2.2 * rows + 0.3)
@@ -95,8 +108,9 @@ def panel_grid(count, width=6.6) -> tuple[Figure, list]:
     return figure, axes[:count]
 
 
+@in_style()
 def png(figure) -> bytes:
-    """Return the figure as PNG bytes, in 48 colours: a quarter of the size, and no difference to the eye."""
+    """Return the figure as PNG bytes in 48 colours. That is a quarter of the size and looks the same."""
     from PIL import Image
 
     raw, small = io.BytesIO(), io.BytesIO()
@@ -106,9 +120,9 @@ def png(figure) -> bytes:
 
 
 def few_colors(picture):
-    """A Pillow picture in 48 colours: the 24 that cover most as they are, and 24 that reach the smallest dot's.
+    """Return a Pillow picture in 48 colours: the 24 that cover most, and 24 spread so that the smallest dot keeps its own.
 
-    A median cut would mix a dot's colour with the ground's; those that reach far do not hit the ground and the grid.
+    A median cut would mix a dot's colour with the ground's. The spread ones alone would miss the ground and the grid.
     """
     from PIL import Image
 
@@ -121,7 +135,7 @@ def few_colors(picture):
 
 
 def show(figure, alt: str) -> None:
-    """Display the figure with `alt`, a sentence that says what it shows to who cannot see it."""
+    """Display the figure with `alt`, a sentence that says what it shows, for readers who cannot see it."""
     from IPython.display import display
 
     bundle, metadata = shown(png(figure), alt)

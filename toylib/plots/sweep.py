@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, PLATE, new_figure, styled_figure
+from toylib.plots.style import COLORS, LINES, PLATE, in_style, new_figure, styled_figure
 
 MARKERS = "osD^vP*X<>hd"
 KL_AXIS = {"xscale": "log", "xlabel": "KL to the reference, nats per reply"}
@@ -15,7 +15,7 @@ FAINT = "#B9B6AC"
 
 
 def look_of(betas) -> dict:
-    """For each β a shade (dark is high) and a marker, as keywords of `Axes.plot`."""
+    """Return for each β a shade (dark is high) and a marker, as keywords of `Axes.plot`."""
     import matplotlib
 
     shades = matplotlib.colormaps["cividis_r"]
@@ -42,8 +42,9 @@ def plain_log(axis, which="x", ticks=()):
     target.set_minor_formatter(NullFormatter())
 
 
+@in_style()
 def first_steps(curves, until=40) -> Figure:
-    """Mean Δ of each batch over the first steps, a line for each β."""
+    """Draw the mean Δ of each batch (nats) over the steps up to `until`, a line per β. `curves` is a `sweep.Sweep`'s."""
     figure, (axis,) = new_figure()
     means = mean_over_seeds(curves[curves["step"] <= until])
     ends = []
@@ -68,6 +69,7 @@ def label_ends(axis, x, ends):
     axis.set_ylim(low, max(high, last + room))
 
 
+@in_style()
 def by_beta(means, final) -> Figure:
     """Draw KL, win rate, and shares of fluent and right replies against β, after the last step.
 
@@ -100,6 +102,7 @@ def by_beta(means, final) -> Figure:
     return figure
 
 
+@in_style()
 def frontier(quality, column="win", extra=None) -> Figure:
     """Draw quality against KL: each β a path through the steps of its run, its last step marked large.
 
@@ -119,12 +122,8 @@ def frontier(quality, column="win", extra=None) -> Figure:
             style["ls"] = ("-", "--", ":", "-.")[number % 4]
             axis.plot(path["kl"], path[column], label=f"yours, β = {beta:g}", **style)
         axis.legend(loc="lower left")
-    for (
-        x,
-        y,
-        beta,
-        still_rising,
-    ) in ends:  # to the left of a path that rises there is room, to the right of a falling one
+    for x, y, beta, still_rising in ends:
+        # to the left of a path that rises there is room, to the right of a falling one
         place = {"xytext": (-9, 3), "ha": "right"} if still_rising else {"xytext": (9, -3), "ha": "left"}
         axis.annotate(f"β = {beta:g}", (x, y), textcoords="offset points", fontsize=9, bbox=PLATE, **place)
     axis.set(**KL_AXIS, ylabel="win rate over the reference")
@@ -134,14 +133,15 @@ def frontier(quality, column="win", extra=None) -> Figure:
     return figure
 
 
+@in_style()
 def lab_axes(columns, width, height):
-    """A figure with two rows of `columns` axes in the series' style: log-ratios above, the frontier below."""
+    """Return a figure of `width` × `height` inches and its axes `(2, columns)`: log-ratios above, the frontier below."""
     figure = styled_figure(width, height)
     return figure, figure.subplots(2, columns, squeeze=False, sharey="row")
 
 
 def lab_curves(axis, steps) -> dict:
-    """What stands still in the panel of log-ratios; and, still empty, the lines that `show_curves` fills."""
+    """Draw what stands still in the panel of log-ratios. Return the empty lines that `show_curves` fills."""
     axis.axhline(0, color=COLORS["ink"], lw=0.8)
     axis.set_yscale("symlog", linthresh=1)
     axis.set(xlim=(0, 1.02 * steps), xlabel="step", ylim=(-400, 4))
@@ -151,7 +151,7 @@ def lab_curves(axis, steps) -> dict:
 
 
 def lab_frontier(axis, means) -> dict:
-    """The frontier of all β in grey; and, still empty, the path, point and interval that `show_path` fills."""
+    """Draw the frontier of all β in grey. Return the empty path, point and interval that `show_path` fills."""
     for beta in means.index.unique("beta"):
         path = means.loc[beta]
         axis.plot(path["kl"], path["win"], "-", color=FAINT, lw=1)
@@ -181,8 +181,9 @@ def show_path(parts, path) -> None:
     parts["point"].set_data([last["kl"]], [last["win"]])
 
 
+@in_style()
 def lab_grid(curves, quality, betas) -> Figure:
-    """The β lab at several β at once: log-ratios above, the path through KL and win rate below, a column for each β."""
+    """Draw the β lab at several β at once: log-ratios above, the path through KL and win rate below, a column for each β."""
     curves, quality = mean_over_seeds(curves), mean_over_seeds(quality[quality["step"] > 0])
     figure, rows = lab_axes(len(betas), 10.0, 5.4)
     for above, below, beta in zip(*rows, betas, strict=True):
@@ -196,8 +197,9 @@ def lab_grid(curves, quality, betas) -> Figure:
     return figure
 
 
+@in_style()
 def overfit(curves, quality, beta) -> Figure:
-    """One β: its margin on training and held-out pairs over the steps, and beside it what its replies are worth."""
+    """Draw, at one β, the margin on training and held-out pairs (nats) and the quality of the replies, over the steps."""
     figure, (left, right) = new_figure(columns=2)
     run = mean_over_seeds(curves[curves["beta"] == beta]).loc[beta]
     held_out = run["heldout_margin"].dropna()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, PLATE, WORDS, new_figure, plain
+from toylib.plots.style import COLORS, PLATE, WORDS, in_style, new_figure, plain
 
 STEADY = ((COLORS["other"], ":"), (COLORS["grey"], "--"), (COLORS["ink"], "-"))  # low, middle and high β
 
 
+@in_style()
 def closed_forms(names, reference, optima, example=0) -> Figure:
     """Draw a panel for each β of `optima` (dict β → probabilities): the optimum as bars, the reference as an outline.
 
@@ -32,6 +33,7 @@ def closed_forms(names, reference, optima, example=0) -> Figure:
     return figure
 
 
+@in_style()
 def kl_by_beta(curve, minimisers) -> Figure:
     """Draw KL to the reference against β: the closed form as a curve, DPO's minimisers as dots; both `(betas, kls)`."""
     figure, (axis,) = new_figure(width=6.4)
@@ -48,6 +50,7 @@ def kl_by_beta(curve, minimisers) -> Figure:
     return figure
 
 
+@in_style()
 def margin_and_kl(steps, margins, kls, names, ceiling) -> Figure:
     """Draw margin Δ and KL to the reference over gradient steps, both in nats, a line for each run of `names`.
 
@@ -71,6 +74,7 @@ def margin_and_kl(steps, margins, kls, names, ceiling) -> Figure:
     return figure
 
 
+@in_style()
 def gradient_weights(betas, pairs, beta, example=2.2) -> Figure:
     """Draw the weight β·σ(−βΔ) against Δ, a line for each of `betas`; `pairs` are values of Δ marked on the line of `beta`.
 

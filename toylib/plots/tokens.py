@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from toylib.plots.pair import pair_values
-from toylib.plots.style import COLORS, WORDS, new_figure, plain
+from toylib.plots.style import COLORS, WORDS, in_style, new_figure, plain
 
 MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second has letters that the first lacks
 
 
+@in_style()
 def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", difference=False):
-    """Tokens in their order as boxes with their values, in nats, under them; `rows` is a list of (label, tokens, values).
+    """Draw tokens as boxes with their values, in nats, under them. `rows` is a list of `(label, tokens, values)`.
 
     Values are log-probs: darker blue where lower, on a fixed scale from 0 to `low`. With `difference` they are
     log-ratios, policy − reference: blue and ▲ where the policy gives the token more, amber and ▼ where less, on a
@@ -41,6 +42,7 @@ def token_strip(rows, low=-4.0, title="log-prob of each token, in nats", differe
     return figure
 
 
+@in_style()
 def shift_and_mask(tokens, mask, logps):
     """Draw one sequence as the loss sees it: the tokens read, under each the next one, its mask and its log-prob in nats.
 
@@ -57,8 +59,7 @@ def shift_and_mask(tokens, mask, logps):
             axis.add_patch(Rectangle((x, -row - 0.3), width - 0.12, 0.6, fc=fill, ec="#888888", lw=0.6))
             axis.text(x + width / 2 - 0.06, -row, plain(visible(text)), family=MONO, fontsize=9, **middle)
         axis.text(x + width / 2 - 0.06, -2, str(scored), **middle)
-        value = f"{round(logp, 2) + 0.0:.2f}".replace("-", "−") if scored else "·"
-        axis.text(x + width / 2 - 0.06, -3, value, fontsize=9, **middle)
+        axis.text(x + width / 2 - 0.06, -3, nats(logp) if scored else "·", fontsize=9, **middle)
         x += width
     for row, name in enumerate(names):
         axis.text(-0.6, -row, name, ha="right", va="center", fontweight="bold")
@@ -101,6 +102,7 @@ def _mix(light, dark, share):
     return [a + (b - a) * share for a, b in zip(to_rgb(light), to_rgb(dark), strict=True)]
 
 
+@in_style()
 def data_flow(chosen, rejected, policy, reference, beta):
     """Draw the data flow of one DPO step with the numbers of one pair on its arrows.
 
@@ -151,6 +153,7 @@ def _minus(text):
     return re.sub(r"-(?=\d)", "−", text)
 
 
+@in_style()
 def shift_panels(tokens, logps, start) -> tuple[Figure, dict]:
     """Return a figure of one reply, token by token, and what `move_to_target` moves in it.
 

@@ -7,7 +7,7 @@ import math
 import pandas
 from matplotlib.figure import Figure
 
-from toylib.plots.style import COLORS, LINES, new_figure, panel_grid, plain, styled_figure
+from toylib.plots.style import COLORS, LINES, in_style, new_figure, panel_grid, plain, styled_figure
 
 PANELS = (  # title, the lines in it, the range it starts with
     ("log-ratio, nats", ("chosen", "rejected"), (-6, 3)),
@@ -32,6 +32,7 @@ def in_nats(metrics, beta) -> dict:
     return {name: values / beta if name in REWARDS else values for name, values in found.items()}
 
 
+@in_style()
 def training_panels(steps, ln_2=True) -> tuple[Figure, dict]:
     """Draw five panels over the steps of one run, 1 to `steps`. Return their empty lines by name, for `show_history`.
 
@@ -61,7 +62,7 @@ def training_panels(steps, ln_2=True) -> tuple[Figure, dict]:
 
 
 def show_history(lines, history) -> bool:
-    """Draw `history`, a DataFrame by step with a column for each line; whether an axis had to grow for it.
+    """Draw `history`, a DataFrame by step with a column for each line. Return whether an axis had to grow for it.
 
     Gaps and values that are not finite are left out.
     """
@@ -80,8 +81,9 @@ def show_history(lines, history) -> bool:
     return grown
 
 
+@in_style()
 def log_ratios(histories):
-    """One panel a run, on one scale: mean log-ratios of chosen and rejected over steps, nats; zero is the reference.
+    """Draw mean log-ratios of chosen and rejected over steps, in nats, a panel per run on one scale. 0 is the reference.
 
     `histories` is a dict of label → DataFrame indexed by step with the columns `chosen` and `rejected`.
     """
@@ -95,6 +97,7 @@ def log_ratios(histories):
     return figure
 
 
+@in_style()
 def two_arms(table, title) -> Figure:
     """Draw DPO and SFT side by side: log-ratios of held-out pairs over the steps, and win rate against KL.
 

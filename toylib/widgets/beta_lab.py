@@ -7,12 +7,14 @@ import re
 
 from toylib import plots
 from toylib.plots import sweep as plots_sweep
+from toylib.plots.style import in_style
 from toylib.widgets.live import live_figure, show_live
 
 STATIC = (0.02, 0.1, 0.5, 5.0)  # the picture for pages without a kernel shows those that were trained
 CONTROLS = dict.fromkeys([*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 
 
+@in_style()
 def beta_lab(sweep, beta=0.1) -> None:
     """Show a slider over the β of a `sweep.Sweep`: log-ratios per step, the path through KL and win rate, and replies.
 
@@ -62,14 +64,18 @@ def describe(beta, curves, path) -> list[str]:
 
 def reply_table(replies, agent="Agent, at this β") -> str:
     """Return replies to the same customers as an HTML table, headed `agent`. A long word does not widen it."""
-    messages = replies["prompt"].str.removeprefix("Customer: ").str.removesuffix("\nAgent:")
     rows = "".join(
-        f'<tr><td style="padding-right: 1em">{shown_text(prompt)}</td><td>{shown_text(reply) or "(nothing)"}</td></tr>'
-        for prompt, reply in zip(messages, replies["reply"], strict=True)
+        f'<tr><td style="padding-right: 1em">{shown_text(message_of(prompt))}</td><td>{shown_text(reply) or "(nothing)"}</td></tr>'
+        for prompt, reply in zip(replies["prompt"], replies["reply"], strict=True)
     )
     head = f'<tr style="text-align: left"><th style="width: 40%">Customer</th><th>{agent}</th></tr>'
     look = "table-layout: fixed; width: 100%; overflow-wrap: anywhere; line-height: 1.35; margin: 0.6em 0"
     return f'<table style="{look}">{head}<tbody style="vertical-align: top">{rows}</tbody></table>'
+
+
+def message_of(prompt) -> str:
+    """Return what the customer wrote, out of a prompt of the form "Customer: …\\nAgent:"."""
+    return prompt.removeprefix("Customer:").removesuffix("Agent:").strip()
 
 
 def shown_text(text) -> str:

@@ -9,6 +9,7 @@ import io
 
 from toylib import plots
 from toylib.plots.failures import pairs_to_label
+from toylib.widgets.beta_lab import message_of
 from toylib.widgets.live import LOOK, escaped, show_live, still
 
 BUTTONS = {"A": "A is better", "T": "Tie", "B": "B is better", "undo": "Undo"}
@@ -23,7 +24,7 @@ def labeller(shown, judged) -> None:
     """
     from PIL import Image
 
-    count, few = len(shown), [(customer(pair), pair.a.strip(), pair.b.strip()) for pair in shown[:3]]
+    count, few = len(shown), [(message_of(pair.prompt), pair.a.strip(), pair.b.strip()) for pair in shown[:3]]
     picture = plots.png(pairs_to_label(few, f"Which reply is better? The first three of {count} pairs"))
     words = " ".join(f"“{prompt}” A: “{a}” B: “{b}”" for prompt, a, b in few)
     alt = f"{count} pairs of replies to label. The first three: {words}"
@@ -48,15 +49,10 @@ def labeller(shown, judged) -> None:
     show_live(f'<div class="toylib-live" {width}>{LOOK}{STYLE}{box}{pad}</div>', picture, alt)
 
 
-def customer(pair) -> str:
-    """Return what the customer wrote."""
-    return pair.prompt.removeprefix("Customer:").removesuffix("Agent:").strip()
-
-
 def pair_html(pair, progress) -> str:
     """Return one pair as HTML."""
     replies = "".join(f"<p><b>{name}</b> {escaped(text)}</p>" for name, text in (("A", pair.a), ("B", pair.b)))
-    return f"<p><small>{progress}</small><br><b>Customer</b> {escaped(customer(pair))}</p><div>{replies}</div>"
+    return f"<p><small>{progress}</small><br><b>Customer</b> {escaped(message_of(pair.prompt))}</p><div>{replies}</div>"
 
 
 def result_html(shown, judged) -> str:

@@ -13,10 +13,12 @@ import html
 import io
 
 from toylib import plots
+from toylib.plots.style import in_style
 
 NARROW = 600  # px, what a picture is never shrunk below: on a phone it scrolls in its box
 
 
+@in_style()
 def live_figure(figure, artists, update, values, value, name, alt, below=None) -> str:
     """Return a live picture of `figure` as HTML: a slider through `values` at `value`, the picture, and its numbers.
 

@@ -11,6 +11,8 @@ import io
 import re
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 from toylib import plots
 from toylib.plots.interview import coverage
 from toylib.widgets.live import LOOK, show_live, still
@@ -107,22 +109,20 @@ def coverage_alt(cards) -> str:
 
 def link_html(label, address) -> str:
     """Return a link with the HTML `label`, or only the label where the address is not http(s), relative or a #fragment."""
+    return f"{link_start(address)}{label}</a>" if ADDRESS.fullmatch(address) else label
+
+
+def link_start(address) -> str:
+    """Return the opening tag of a link. What is on the web opens in a page of its own."""
     away = ' target="_blank" rel="noopener"' if re.match("https?:", address, re.IGNORECASE) else ""
-    return f'<a href="{html.escape(address)}"{away}>{label}</a>' if ADDRESS.fullmatch(address) else label
+    return f'<a href="{html.escape(address)}"{away}>'
 
 
 def as_html(text) -> str:
     """Return the little Markdown that cards use as HTML: `code`, **bold**, *italic* and links. All else is text."""
-    finished = []  # code and links: nothing in them is emphasis
+    return MARKDOWN.renderInline(text)
 
-    def set_aside(match):
-        code, label, address = match.groups()
-        finished.append(
-            f"<code>{html.escape(code, quote=False)}</code>" if code else link_html(as_html(label), address)
-        )
-        return f"\0{len(finished) - 1}\0"
 
-    text = re.sub(r"`([^`]+)`|\[([^\]]+)\]\(([^)\s]+)\)", set_aside, text.replace("\0", ""))
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text, quote=False))
-    text = re.sub(r"(?<!\w)\*(\S.*?)\*(?!\w)", r"<i>\1</i>", text)  # not the star of π*
-    return re.sub(r"\0(\d+)\0", lambda match: finished[int(match[1])], text)
+MARKDOWN = MarkdownIt("zero").enable(["backticks", "emphasis", "link"])
+MARKDOWN.validateLink, MARKDOWN.normalizeLink = ADDRESS.fullmatch, str
+MARKDOWN.renderer.rules["link_open"] = lambda tokens, at, *_: link_start(tokens[at].attrs["href"])
