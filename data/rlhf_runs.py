@@ -1,6 +1,6 @@
 """The long comparisons of notebook 07: DPO, PPO, GRPO and online DPO, over settings and seeds.
 
-    python data/rlhf_runs.py              every part, in this order (about 90 minutes on one core)
+    python data/rlhf_runs.py              every part, in this order (about two hours on one core)
     python data/rlhf_runs.py tuning       one part: tuning, quality, noise, hacking, verifiable, composite
 
 Each part writes data/results/rlhf_<part>.csv, one row per measurement, and skips the runs that the table has, so that it

@@ -89,6 +89,7 @@ def verdict(difference: Difference, first: str, second: str) -> str:
     """Return what a paired difference says, as a sentence: who is ahead by how much, or that neither is."""
     mean, low, high = difference
     if low <= 0 <= high:
+        mean, low, high = (round(value, 3) + 0.0 for value in difference)  # + 0.0 takes the sign off a zero
         return f"We cannot separate {first} and {second}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]."
     ahead, behind = (first, second) if mean > 0 else (second, first)
     low, high = sorted((abs(low), abs(high)))
