@@ -467,3 +467,9 @@ def test_messages_are_rendered_once_and_held_out_rows_keep_their_names(files, tm
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, other, refused])))
     assert command_line(*options, "--overwrite") == 1
     assert "pairs.jsonl, row 3: the chat template refuses" in last_error(capsys)
+
+
+def test_a_full_model_that_overwrites_adapters_leaves_nothing_of_them(files, tmp_path):
+    again = [*files, "--max-steps", 1, "--output", tmp_path / "out"]
+    assert command_line(*again, "--lora", 2) == 0 == command_line(*again, "--overwrite")
+    assert not list((tmp_path / "out").glob("adapter_*")) and (tmp_path / "out" / "model.safetensors").is_file()
