@@ -202,3 +202,10 @@ def test_pairs_weigh_alike_in_the_log_and_in_the_update_when_the_last_batch_is_s
         ends.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert torch.allclose(*ends, atol=1e-6)
+
+
+def test_a_warm_up_as_long_as_the_run_is_mentioned(arguments, caplog):
+    for warmup, times in ((2, 1), (1, 0)):
+        caplog.clear()
+        made(arguments(max_steps=2, warmup_steps=warmup))
+        assert caplog.text.count("the warm-up takes all 2 updates") == times

@@ -14,6 +14,7 @@ from tiny import CHAT, WORDS, tiny_model, tiny_tokenizer
 from trainers import MORE, own_cache, weights  # noqa: F401 (pytest uses the fixture)
 
 from toylib import fingerprint, load_preferences
+from toylib.engine.cli_options import parse
 from toylib.engine.trainer import METRICS
 
 
@@ -183,6 +184,11 @@ def last_error(capsys):
         (["--max-step", "3"], "unrecognized arguments: --max-step"),
         (["--precision", "fp16", "--max-steps", "1"], "fp16"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+        (["--weight-decay", "nan"], "--weight-decay must be a finite number, got nan"),
+        (["--per-device-eval-batch-size", "0"], "--eval-batch-size must be a whole number from 1 on, got 0"),
+        (["--neftune-noise-alpha", "5"], "neftune_noise_alpha adds noise that the reference does not have"),
+        (["--label-smoothing-factor", "0.1"], "leave it out and pass label_smoothing"),
+        (["--dataloader-drop-last", "--batch-size", "1000"], "dataloader_drop_last leaves nothing of"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(files, options, named, capsys):
@@ -230,6 +236,30 @@ def test_a_configuration_file_gives_the_options_and_the_command_line_overrides_t
 
 
 # What is shown before training, and after it.
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("beta: 0.1\nbeta: 0.2", "beta stands twice"),
+        ("max-length: 9\nmax_length: 8", "max_length stands twice"),
+        ("beta: [0.1, 0.2]", "beta takes one value, got [0.1, 0.2]"),
+        ("limit: {a: 1}", "limit takes one value, got {'a': 1}"),
+        ("limit: true", "--limit: invalid int value: 'True'"),
+        ("[" * 3000, "cannot be read: maximum recursion depth"),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_meant_is_refused(files, tmp_path, text, said, capsys):
+    (tmp_path / "run.yaml").write_text(text)
+    assert command_line(*files, "--config", tmp_path / "run.yaml") == 1
+    assert said in last_error(capsys)
+
+
+def test_a_zero_and_several_settings_in_a_configuration_file_are_not_lost(tmp_path):
+    (tmp_path / "run.yaml").write_text("warmup_steps: 0\ndry_run: true\nset: {weight_decay: 0.1, adam_beta1: 0.8}\n")
+    words = ["--data", "a.csv", "--output", str(tmp_path / "out"), "--cpu", "--config", str(tmp_path / "run.yaml")]
+    data, _, run = parse(words)
+    assert (run.warmup_steps, data.dry_run, run.weight_decay, run.adam_beta1) == (0, True, 0.1, 0.8)
 
 
 def test_a_dry_run_shows_the_first_pair_with_its_special_tokens_and_stops(files, tmp_path, capsys, monkeypatch):
@@ -437,3 +467,9 @@ def test_messages_are_rendered_once_and_held_out_rows_keep_their_names(files, tm
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [row, other, refused])))
     assert command_line(*options, "--overwrite") == 1
     assert "pairs.jsonl, row 3: the chat template refuses" in last_error(capsys)
+
+
+def test_a_full_model_that_overwrites_adapters_leaves_nothing_of_them(files, tmp_path):
+    again = [*files, "--max-steps", 1, "--output", tmp_path / "out"]
+    assert command_line(*again, "--lora", 2) == 0 == command_line(*again, "--overwrite")
+    assert not list((tmp_path / "out").glob("adapter_*")) and (tmp_path / "out" / "model.safetensors").is_file()

@@ -237,6 +237,30 @@ def test_dialogues_are_split_where_they_part():
     assert list(load_preferences(Dataset.from_list([row]))) == [expected]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ['{"value": 5}', '[{"from": "Paris", "to": "Rome"}]', '{"role": "admin", "name": "Bob"}', '{"content": ""}'],
+)
+def test_a_reply_of_json_that_is_no_message_stays_text(tmp_path, reply):
+    row = TEXT | {"chosen": reply}
+    assert list(load_preferences(write(tmp_path / "pairs.jsonl", row))) == [row]
+
+
+@pytest.mark.parametrize("key", ["name", "weight", "tool_call_id"])
+def test_messages_stored_as_text_may_begin_with_another_key(tmp_path, key):
+    chosen, rejected = ({key: "x"} | message for message in (KIND, RUDE))
+    row = CHAT | {"chosen": repr([chosen]), "rejected": json.dumps([rejected])}
+    assert list(load_preferences(write(tmp_path / "pairs.jsonl", row))) == [
+        CHAT | {"chosen": [chosen], "rejected": [rejected]}
+    ]
+
+
+@pytest.mark.parametrize("prompt", [[USER], USER["content"]], ids=["messages", "text"])
+def test_the_input_of_openais_form_may_be_the_prompt_itself(tmp_path, prompt):
+    row = {"input": prompt, "preferred_output": [KIND], "non_preferred_output": [RUDE]}
+    assert list(load_preferences(write(tmp_path / "pairs.jsonl", row))) == [CHAT]
+
+
 # ---- bad rows ----
 
 BAD_ROWS = {
@@ -282,6 +306,14 @@ BAD_ROWS = {
     ),
     "columns": ({"question": "x", "chosen": "a", "rejected": "b"}, "columns="),
     "duplicate": ('{"prompt": "x", "chosen": "a", "chosen": "b", "rejected": "c"}', "the key 'chosen' stands twice"),
+    "blank braille": (TEXT | {"chosen": "\u2800\u2800"}, "'chosen' is blank"),
+    "tags": (TEXT | {"chosen": "\U000e0041\U000e0042"}, "'chosen' is blank"),
+    "a variation selector": (TEXT | {"chosen": "\U000e0100"}, "'chosen' is blank"),
+    "pixels": (TEXT | {"pixel_values": [0.5]}, "'pixel_values' is not text"),
+    "OpenAI without messages": (
+        {"input": {"tools": []}, "preferred_output": [KIND], "non_preferred_output": [RUDE]},
+        "'input' has no 'messages', only tools",
+    ),
     "digits": ('{"prompt": "x", "chosen": "a", "rejected": "b", "n": ' + "9" * 5000 + "}", "digits"),
     "nested": ('{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
     "nested text": ({"prompt": "[{'role': " + "[" * 9999 + "]" * 9999, "chosen": "a", "rejected": "b"}, "'prompt'"),
@@ -365,6 +397,7 @@ BAD_FILES = {
     "latin.jsonl": (json.dumps(TEXT).encode() + b'\n{"prompt": "\xe9"}', "line 2: ", "not a text file in UTF-8"),
     "no.jsonl.gz": (b"not compressed", ": not a readable .jsonl file", "zip"),
     "cut.csv.gz": (gzip.compress(b"prompt,chosen,rejected\na,b,c\n" * 99)[:-9], ": not a readable .csv file", ""),
+    "mac.csv": ("prompt,chosen,rejected\ra,b,c\r", "line 1: ", "a carriage return alone"),
     "more.jsonl": (json.dumps(TEXT) + " x\n", "line 1: not valid JSON", "more follows"),
     "end.json": (f"[{json.dumps(TEXT)}\n", "line 2: not valid JSON", ""),
     "after.json": (f"[{json.dumps(TEXT)}] x", "not valid JSON", "more follows"),
@@ -390,7 +423,31 @@ def test_a_bad_file_is_one_sentence(tmp_path, name):
         assert message.startswith(str(tmp_path / name)) and all(problem in message for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "the name of the preference pairs is empty"),
+        ({"train": [TEXT]}, "the split 'train' is no Dataset but list"),
+        ({}, "the data set has no split 'train': it has none"),
+        ([TEXT], "datasets.Dataset.from_list makes one"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_what_to_give(source, said):
+    assert said in refusal(source)
+
+
+def test_a_folder_that_holds_no_one_data_set_is_not_called_unknown_to_the_hub(tmp_path):
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path}: cannot read the split 'train' of this folder") and "hub" not in message
+
+
 # ---- what is printed ----
+
+
+def test_an_unused_column_without_a_name_is_called_that(tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text(",prompt,chosen,rejected\n0,a,b,c\n")
+    load_preferences(tmp_path / "pairs.csv")
+    assert capsys.readouterr().out.endswith("columns that are not used: one without a name\n")
 
 
 def test_columns_that_are_not_used_are_named_in_one_line(tmp_path, capsys):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tiny import padded, slow_logp, tiny_model, tiny_tokenizer
+from tiny import CHAT, padded, slow_logp, tiny_model, tiny_tokenizer
 
 from toylib import sequence_logps
 from toylib.replies import Replies, kl_to_reference, sample_replies
@@ -155,3 +155,26 @@ def test_kl_does_not_depend_on_batch_size_or_padding():
     ids = [TOKENIZER(prompt)["input_ids"] for prompt in PROMPTS * 3]
     right = Replies([], *padded([(ids[i], scored(replies, i)) for i in range(9)], "right", extra=2).values())
     assert kl_to_reference(policy, reference, right) == pytest.approx(together, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "said"),
+    [
+        ("no", {}, "put a single one into a list"),
+        ({"role": "user", "content": "no"}, {}, "put a single one into a list"),
+        ([], {}, "one prompt at least"),
+        ([""], {}, "every prompt needs a token"),
+        (["no"], {"temperature": -1.0}, "temperature must be a number from 0 on, got -1.0"),
+        (["no"], {"temperature": float("nan")}, "temperature must be a number from 0 on, got nan"),
+    ],
+)
+def test_prompts_and_temperatures_that_cannot_be_meant_are_refused(prompts, settings, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        sample_replies(tiny_model(), TOKENIZER, prompts, **settings)
+
+
+def test_a_conversation_outside_a_list_is_called_no_prompt():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    with pytest.raises(ValueError, match="a prompt must be a text or a list of messages"):
+        sample_replies(tiny_model(), tokenizer, [{"role": "user", "content": "no"}])

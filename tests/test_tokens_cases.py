@@ -209,6 +209,23 @@ def test_what_a_template_refuses_is_one_sentence_with_its_words(template, words)
     assert one_sentence(caught).startswith("row 1: ") and words in one_sentence(caught)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"add_generation_prompt": False}, "may not set 'add_generation_prompt'"),
+        ({"tokenize": True}, "may not set 'tokenize'"),
+        ({"tools": []}, "may not set 'tools'"),
+        ([1], "must be a dict, got list"),
+    ],
+)
+def test_template_settings_that_are_fixed_for_each_text_are_named(settings, words):
+    row = chat_pair("late", "sorry", "no") | {"chat_template_kwargs": settings}
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    with pytest.raises(ValueError, match=f"row 1: chat_template_kwargs {words}"):
+        tokenize_pairs([row], tokenizer)
+
+
 def test_a_cut_says_how_much_is_left_and_whether_a_system_turn_was_lost(capsys):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHAT

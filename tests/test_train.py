@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from tiny import PAIRS, one_sentence, tiny_model, tiny_tokenizer
+from tiny import PAIRS, experts, one_sentence, tiny_model, tiny_tokenizer
 
 from toylib import fingerprint, frozen_copy, sequence_logps, train_dpo
 from toylib import train as train_module
@@ -260,3 +260,17 @@ def test_weights_that_an_update_breaks_are_named_and_never_returned(monkeypatch)
     with pytest.raises(FloatingPointError) as caught:
         train(steps=1)
     assert "the weights are not finite after step 1" in one_sentence(caught)
+
+
+def test_a_router_loss_that_the_loop_leaves_out_is_said_once(capsys):
+    for model, times in ((experts(), 1), (experts(output_router_logits=False), 0)):
+        train_dpo(model, tiny_tokenizer(), PAIRS, steps=2, batch_size=2)
+        assert (
+            capsys.readouterr().out.count("the router's auxiliary loss is left out here: DPOTrainer adds it") == times
+        )
+
+
+@pytest.mark.parametrize("change", [{"steps": 1.5}, {"steps": "3"}, {"batch_size": 2.5}])
+def test_steps_and_batch_sizes_that_are_not_whole_are_refused_by_name(change):
+    with pytest.raises(ValueError, match="steps and batch_size must be whole numbers"):
+        train_dpo(tiny_model(), tiny_tokenizer(), PAIRS, **change)

@@ -63,10 +63,7 @@ def sequence_logps(
     """
     shapes = [tuple(t.shape) for t in (input_ids, attention_mask, completion_mask)]
     if len(set(shapes)) > 1 or input_ids.dim() != 2:
-        raise ValueError(
-            "input_ids, attention_mask and completion_mask must have one shape (batch, length), "
-            f"got {shapes[0]}, {shapes[1]} and {shapes[2]}"
-        )
+        raise ValueError(f"input_ids, attention_mask and completion_mask must have one shape (batch, length): {shapes}")
     scored = completion_mask.bool()
     predictable = attention_mask.bool() & (attention_mask.cumsum(dim=1) > 1)
     for problem, rows in (

@@ -67,9 +67,7 @@ def _loaded(source: Any, name: str | Path) -> tuple[PreTrainedModel, PreTrainedT
     except (OSError, ValueError, SafetensorError) as problem:
         if any(words in str(problem) for words in ("custom code", "attention code", "trust_remote_code")):
             reason = first_line(problem).split(" which must")[0]
-            raise ValueError(
-                f"{str(name)!r} needs code that comes with it, and no such code is run: {reason}"
-            ) from None
+            raise ValueError(f"{str(name)!r} needs code of its own, and no such code is run: {reason}") from None
         raise ValueError(
             f"cannot load {str(name)!r}: not shipped (support-lm is), not a folder with safetensors weights, and the "
             "Hugging Face hub did not give it: check the spelling and the network, and for a gated model log in with "

@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 PACKAGE = Path(__file__).resolve().parent
-DATA = PACKAGE / "data"  # a wheel brings its own copy
-if not DATA.is_dir():
-    DATA = PACKAGE.parent / "data"
+DATA = PACKAGE / "data" if (PACKAGE / "data").is_dir() else PACKAGE.parent / "data"  # a wheel brings its own copy
 SHIPPED = ("support", "handwritten", "templated")
 FIELDS = ("prompt", "chosen", "rejected")
 

@@ -43,7 +43,13 @@ def sample_replies(
     of `model.generation_config.eos_token_id`, or after `max_new_tokens`. The texts keep their leading space and come in
     the order of the prompts. The same seed gives the same replies; the global random state stays as it was.
     """
+    if isinstance(prompts, (str, dict)):
+        raise TypeError("prompts must be a list of prompts: put a single one into a list, [prompt]")
     ids, pad = [prompt_ids(prompt, tokenizer) for prompt in prompts], tokenizer.pad_token_id
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a number from 0 on, got {temperature!r}")
+    if not (ids and all(ids)):
+        raise ValueError("every prompt needs a token, and there must be one prompt at least")
     prompt_length = max(map(len, ids))
     padded = torch.tensor([[pad] * (prompt_length - len(row)) + row for row in ids], device=model.device)
     seen = torch.tensor([[0] * (prompt_length - len(row)) + [1] * len(row) for row in ids], device=model.device)
@@ -57,11 +63,10 @@ def sample_replies(
         torch.manual_seed(seed)
         how |= {"eos_token_id": ends or None, **NOTHING_SHIFTED}
         input_ids = model.generate(input_ids=padded, attention_mask=seen, **how)
-    completion_mask = torch.zeros_like(input_ids)
     ended = torch.isin(input_ids[:, prompt_length:], torch.tensor(ends, device=model.device)).long()
-    completion_mask[:, prompt_length:] = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first end
-    attention_mask = completion_mask.clone()
-    attention_mask[:, :prompt_length] = seen
+    scored = (ended.cumsum(dim=1) - ended == 0).long()  # up to and with the first end
+    completion_mask = torch.cat([torch.zeros_like(seen), scored], dim=1)
+    attention_mask = torch.cat([seen, scored], dim=1)
     texts = [_reply_text(tokenizer, row, input_ids[i][completion_mask[i].bool()]) for i, row in enumerate(ids)]
     return Replies(texts, input_ids, attention_mask, completion_mask)
 

@@ -103,8 +103,7 @@ def collate(
     sequences = [(row["prompt"], row[reply]) for reply in ("chosen", "rejected") for row in rows]
     shape = (len(sequences), max(len(prompt) + len(reply) for prompt, reply in sequences))
     input_ids = torch.full(shape, pad_token_id)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    completion_mask = torch.zeros(shape, dtype=torch.long)
+    attention_mask, completion_mask = torch.zeros(2, *shape, dtype=torch.long)
     for i, (prompt, reply) in enumerate(sequences):
         end = len(prompt) + len(reply)
         input_ids[i, :end] = torch.tensor(prompt + reply)
@@ -169,14 +168,12 @@ def _ids(text: str, tokenizer: PreTrainedTokenizerBase, opening: list[int] | tup
 def check_fits(model: PreTrainedModel, rows: dict[str, Rows]) -> None:
     """Raise `ValueError` if the model has no embedding for an id in `rows`, lists by split, or too few positions."""
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    limit = getattr(config, "max_position_embeddings", None) or math.inf
     for split, row in ((split, row) for split, pairs in rows.items() for row in pairs):
         where, highest = f"{split} row {row['number']}", max(max(row[field]) for field in FIELDS)
         length = len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
         if highest >= config.vocab_size:
             problem = f"{where}: the tokenizer gives id {highest}, but the model knows {config.vocab_size} tokens"
             raise ValueError(f"{problem}: they do not belong together (or the model needs resize_token_embeddings)")
-        if length > positions:
-            raise ValueError(
-                f"{where} has {length} tokens, more than the model's {positions} positions: lower max_length"
-            )
+        if length > limit:
+            raise ValueError(f"{where} has {length} tokens, more than the model's {limit} positions: lower max_length")

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,9 +42,7 @@ def train_dpo(
     `history` is a DataFrame by step (1, 2, …) with TRL's column names, measured on each step's batch before its update.
     With `eval_pairs`, `eval_` columns are measured after the update, ten times or more. `on_step(step, metrics, policy)`
     is called after each update, and what it puts into `metrics` joins the history. An interrupt (Ctrl-C) ends early.
-
-    Raises `ValueError` for settings, pairs, models and references that cannot be used, and `FloatingPointError`, naming
-    the step, when a loss, a gradient or a weight is not finite.
+    Raises `ValueError` for what cannot be used, and `FloatingPointError`, naming the step, for what is not finite.
     """
     import pandas
 
@@ -52,6 +51,8 @@ def train_dpo(
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
     check_fits(model, {"train": rows, "eval": eval_rows or []})
     check_reference(model, ref_model)
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        print("the router's auxiliary loss is left out here: DPOTrainer adds it")
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(trained_weights(policy), lr=learning_rate, weight_decay=0.0)
@@ -151,8 +152,10 @@ def slices(rows: list[Any], size: int) -> Iterator[list[Any]]:
 
 def batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Yield `steps` lists of indices below `count`. Each index comes once, in an order drawn by `seed`, before any repeats."""
-    if steps < 0 or batch_size < 1:
-        raise ValueError(f"steps must be at least 0 and batch_size at least 1, got {steps!r} and {batch_size!r}")
+    if not (isinstance(steps, Integral) and isinstance(batch_size, Integral) and steps >= 0 and batch_size >= 1):
+        raise ValueError(
+            f"steps and batch_size must be whole numbers from 0 and 1 on, got {steps!r} and {batch_size!r}"
+        )
     if steps and count < 1:
         raise ValueError("there is nothing to draw batches from: no rows")
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from toylib.engine.checkpoints import planned_updates
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
 from toylib.engine.prefix_sharing import pair_logps, router_losses
@@ -31,6 +32,10 @@ def check_arguments(model, args, tokenizer, max_length) -> None:
         raise ValueError("args is missing: pass transformers.TrainingArguments(output_dir=…)")
     if not isinstance(args, TrainingArguments):
         raise ValueError(f"args must be transformers.TrainingArguments(output_dir=…), got {type(args).__name__}")
+    if args.neftune_noise_alpha:
+        raise ValueError("neftune_noise_alpha adds noise that the reference does not have: leave it out")
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor smooths tokens, not pairs: leave it out and pass label_smoothing")
     if tokenizer is None:
         raise ValueError("processing_class is missing: pass the model's tokenizer")
     if not hasattr(tokenizer, "eos_token_id"):
@@ -87,6 +92,20 @@ def check_models(model, ref_model, rows) -> None:
         except ValueError as problem:
             raise ValueError(f"ref_model does not fit: {problem}") from None
     check_reference(model, ref_model)
+
+
+def check_size(args, pairs) -> None:
+    """Raise `ValueError` if all of so many pairs would be dropped as an incomplete batch. Log a warm-up without an end."""
+    size = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and pairs < size:
+        raise ValueError(
+            f"dataloader_drop_last leaves nothing of {pairs} pairs at {size} per step: use smaller batches"
+        )
+    updates = planned_updates(args, pairs)
+    if args.learning_rate > 0 and args.get_warmup_steps(updates) >= updates:
+        log_once(
+            f"the warm-up takes all {updates} updates, so the rate never reaches {args.learning_rate:g}: lower warmup_steps"
+        )
 
 
 def check_writable(folder, name) -> None:

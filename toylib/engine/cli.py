@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 # What only an earlier run leaves in a folder.
-RUN_SIGNS = ("checkpoint-*", "options.json", "model*.safetensors", "adapter_model*", "last-finite")
+RUN_SIGNS = ("checkpoint-*", "options.json", "model*.safetensors", "adapter_*", "last-finite")
 KNOWN = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)  # their messages are sentences of their own
 
 

@@ -135,6 +135,7 @@ class RunArguments(TrainingArguments):
         if not self.output_dir:
             raise ValueError("--output is missing: name the folder for the trained model")
         names = {"batch_size": "per_device_train_batch_size", "accumulate": "gradient_accumulation_steps"}
+        names["eval_batch_size"] = "per_device_eval_batch_size"
         names |= {name: name for name in ("save_steps", "eval_steps", "logging_steps", "save_total_limit")}
         at_least_one(**{name: getattr(self, dest) for name, dest in names.items()})
         if self.max_steps != -1:
@@ -142,6 +143,8 @@ class RunArguments(TrainingArguments):
         for name, dest in (("epochs", "num_train_epochs"), ("learning-rate", "learning_rate")):
             if not 0 < getattr(self, dest) < math.inf:
                 raise ValueError(f"--{name} must be a positive number, got {getattr(self, dest)}")
+        if not math.isfinite(self.weight_decay):
+            raise ValueError(f"--weight-decay must be a finite number, got {self.weight_decay}")
         self.bf16, self.fp16 = self.bf16 or self.precision == "bf16", self.fp16 or self.precision == "fp16"
         if NEWER_NAME in TrainingArguments.__dataclass_fields__:
             on = self.gradient_checkpointing or self.activation_checkpointing
@@ -180,9 +183,7 @@ def parser() -> CommandLineParser:
         name for kind in (DataOptions, LossOptions, RunArguments) for name in vars(kind).get("__annotations__", ())
     }
     for action in made._actions:
-        hyphenated = [
-            name for name in action.option_strings if "_" not in name
-        ]  # both spellings are read, one is shown
+        hyphenated = [name for name in action.option_strings if "_" not in name]  # both are read, one is shown
         action.option_strings = hyphenated[::-1] if action.dest != "help" else hyphenated
         if action.dest not in {"help", *shown} or action.option_strings[-1].startswith("--no-"):
             action.help = argparse.SUPPRESS
@@ -219,22 +220,28 @@ def config_words(path, made) -> list[str]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        text = Path(path).read_text(encoding="utf-8")
+        values, top = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as problem:
         raise ValueError(f"--config {path} cannot be read: {' '.join(str(problem).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected one option per line, for example beta: 0.1")
+    names = [key.value.replace("-", "_") for key, _ in top.value]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--config {path}: {twice[0]} stands twice")
     words = []
     for name, value in values.items():
         flag = f"--{name}".replace("_", "-")
         if flag not in made._option_string_actions or flag in ("--config", "--help"):
             raise ValueError(f"--config {path}: there is no option {name!r}")
+        if isinstance(value, (dict, list)) and flag not in ("--set", "--columns", "--lora-targets"):
+            raise ValueError(f"--config {path}: {name} takes one value, got {value!r}")
         if isinstance(value, dict):
             value = [f"{key}={item}" for key, item in value.items()]
         if isinstance(value, list):
-            words += [flag, *map(str, value)]
-        elif value is True or (value is False and flag != "--resume"):
-            words.append(flag if value else f"{flag}=false")
-        elif value not in (None, False):
+            words += [f"{flag}={item}" for item in value] if flag == "--set" else [flag, *map(str, value)]
+        elif value is True and flag == "--resume":
+            words.append(flag)
+        elif value is not None and (value is not False or flag != "--resume"):
             words.append(f"{flag}={value}")
     return words

@@ -26,7 +26,9 @@ def open_source(source, split):
 
     if isinstance(source, dict):
         if split not in source:
-            raise ValueError(f"the data set has no split {split!r}: it has {', '.join(source)}")
+            raise ValueError(f"the data set has no split {split!r}: it has {', '.join(map(str, source)) or 'none'}")
+        if not isinstance(source[split], (Dataset, IterableDataset)):
+            raise ValueError(f"the split {split!r} is no Dataset but {type(source[split]).__name__}")
         return f"the data set ({split})", _arrow_rows(source[split], f"the data set ({split})")
     if isinstance(source, (Dataset, IterableDataset)):
         if split != "train":
@@ -34,7 +36,12 @@ def open_source(source, split):
         return "the data set", _arrow_rows(source, "the data set")
     if not isinstance(source, (str, Path)):
         kind = type(source).__name__
-        raise ValueError(f"source must be a shipped set's name, a path, a hub id or a Dataset, got {kind}")
+        raise ValueError(
+            f"source must be a shipped set's name, a path, a hub id or a Dataset, got {kind}: of a list of rows, "
+            "datasets.Dataset.from_list makes one"
+        )
+    if not str(source).strip():
+        raise ValueError("the name of the preference pairs is empty: give a shipped set, a path or a hub id")
     path = Path(source)
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
     if kind in KINDS and not path.is_dir():
@@ -66,6 +73,11 @@ def _from_hub(source, split):
     try:
         return load_dataset(name, configuration or None, split=split)
     except Exception as problem:  # noqa: BLE001 (the hub's own errors are many; the reader needs one sentence)
+        if Path(source).exists():
+            raise ValueError(
+                f"{source}: cannot read the split {split!r} of this folder: {first_line(problem.__cause__ or problem)}; "
+                f"give one of its files ({', '.join(KINDS)})"
+            ) from None
         raise ValueError(
             f"{source!r} is not a shipped set ({', '.join(SHIPPED)}), not a file I can see, and the Hugging Face hub "
             f"did not give it (no network, or no such data set or split): {first_line(problem)}"
@@ -161,4 +173,6 @@ def _csv_rows(path, lines, kind):
                 yield dict(zip(header, cells, strict=True))
             start = reader.line_num + 1
     except csv.Error as problem:
+        if "new-line character" in str(problem):
+            problem = "a carriage return alone (\\r) ends a line: save it with \\n or \\r\\n, or quote the cell"
         raise ValueError(f"{path}, line {reader.line_num}: not a readable {kind} file: {problem}") from None

@@ -41,7 +41,7 @@ from toylib.preferences import FIELDS, first_line
 
 ASSISTANT = "\n\nAssistant:"
 OTHER_NAMES = {"prompt": "conversations", "chosen": "preferred_output", "rejected": "non_preferred_output"}
-MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+MEDIA = ("image", "images", "image_url", "pixel_values", "audio", "audios", "video", "videos")
 PROMPT_LIKE = ("system", "input", "context", "instruction", "question", "history")
 STRIPPED = "the prompt stood at the start of both replies too and was taken off there"
 
@@ -147,9 +147,14 @@ def _fields(row, names):
         other = OTHER_NAMES[field] if names[field] == field else None
         if names[field] in row or other in row:
             fields[field] = row[names[field] if names[field] in row else other]
-    if "prompt" not in fields and isinstance(row.get("input"), (dict, str)) and "preferred_output" in row:
-        given = row["input"] if isinstance(row["input"], dict) else from_text("input", row["input"], dict)
-        fields["prompt"], tools = given.get("messages"), given.get("tools")
+    if "prompt" not in fields and row.get("input") and "preferred_output" in row:
+        given = fields["prompt"] = row["input"]
+        if isinstance(given, str) and given.lstrip().startswith("{"):
+            given = from_text("input", given, dict)
+        if isinstance(given, dict):
+            if "messages" not in given:
+                raise BadRow(f"field 'input' has no 'messages', only {visible(', '.join(map(str, given)))}")
+            fields["prompt"], tools = given["messages"], given.get("tools")
     for field in FIELDS:
         if field not in fields and (field != "prompt" or names[field] != "prompt"):
             raise BadRow(f"field {names[field]!r} is missing; {_fields_there(row)}")
@@ -237,4 +242,5 @@ def _name_unused(name, columns):
     suspects = [column for column in columns if column in PROMPT_LIKE]
     hint = f"; {', '.join(suspects)} may belong to the prompt: write it into that field if so" if suspects else ""
     if columns:
-        print_line(f"{name}: columns that are not used: {', '.join(map(str, columns))}{hint}")
+        listed = ", ".join(str(column) if str(column).strip() else "one without a name" for column in columns)
+        print_line(f"{name}: columns that are not used: {listed}{hint}")

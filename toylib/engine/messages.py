@@ -13,9 +13,14 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
 VISIBLE = re.compile(  # any character but spaces, control characters and those of no width
     r"[^\s\x00-\x1f\x7f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    r"\ufe00-\ufe0f\ufeff\uffa0]"
+    r"\u2800\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-STORED_MESSAGES = re.compile(r"""\s*\[?\s*\{\s*['"](role|content|from|value|messages)['"]\s*:""")
+STORED_MESSAGES = re.compile(  # an object needs both parts of a message: other JSON may well be the reply
+    r"""\s*(\[\s*\{\s*['"]role['"]\s*:|\[?\s*\{\s*(?=['"](role|content|name|weight|tool_call\w*|from|value|messages)['"]\s*:)"""
+    r"""(?=.*['"](role['"]\s*:.*['"](content|tool_calls)|(content|tool_calls)['"]\s*:.*['"]role|"""
+    r"""from['"]\s*:.*['"]value|value['"]\s*:.*['"]from|messages)['"]\s*:))""",
+    re.DOTALL,
+)
 
 
 def checked_value(field, value):

@@ -22,9 +22,19 @@ def _check_template(tokenizer):
 def render(messages, tokenizer, **settings) -> str:
     """Return messages as one text, by the chat template. Raises `ValueError` with the template's own words."""
     _check_template(tokenizer)
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("a prompt must be a text or a list of messages, which are dicts with a role and a content")
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as problem:
         words = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise ValueError(f"the chat template refuses these messages: {words}") from None
 
@@ -46,6 +56,13 @@ def render_pair(pair, tokenizer) -> list[str]:
     tools, settings = (
         json.loads(v) if isinstance(v, str) else v for v in map(pair.get, ("tools", "chat_template_kwargs"))
     )
+    if not isinstance(settings or {}, dict):
+        raise ValueError(f"chat_template_kwargs must be a dict, got {type(settings).__name__}")
+    fixed = {"add_generation_prompt", "continue_final_message", "conversation", "tokenize", "tools"} & set(
+        settings or ()
+    )
+    if fixed:
+        raise ValueError(f"chat_template_kwargs may not set {min(fixed)!r}, which is set for each text of a pair")
     settings = {"tools": tools or None} | {k: v for k, v in (settings or {}).items() if v is not None}
     texts = [render(prompt + reply, tokenizer, **settings) for reply in replies]
     texts = [render(prompt, tokenizer, add_generation_prompt=True, **settings), *texts]

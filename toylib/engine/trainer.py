@@ -13,6 +13,7 @@ from toylib.engine.checks import (
     check_models,
     check_pairs,
     check_savable,
+    check_size,
     router_weight,
     switch_off_noise,
     warn_about,
@@ -69,6 +70,7 @@ class DPOTrainer(SafeTrainer):
         switch_off_noise(model)
         rows = tokenized_sets(train_dataset, eval_dataset, processing_class, max_length)
         check_models(model, ref_model, rows)
+        check_size(args, len(rows["train"]))
         self.pad_token_id = processing_class.eos_token_id  # no loss reads it
         if processing_class.pad_token_id is not None:
             self.pad_token_id = pad_id(processing_class, model.config.get_text_config().vocab_size)
