@@ -189,7 +189,7 @@ def test_the_core_is_ten_files_read_in_an_evening():
 
 
 def test_toylib_grows_only_on_purpose():
-    assert sum(map(lines_of, FILES)) <= 10_000  # raise it only for a feature that is worth the reader's time
+    assert sum(map(lines_of, FILES)) <= 10_100  # raise it only for a feature that is worth the reader's time
 
 
 @each_file
