@@ -27,6 +27,9 @@ LAZY = {
     ("toylib/preferences.py", "toylib.engine.formats"),
     ("toylib/tokens.py", "toylib.engine.rendering"),
     ("toylib/tokens.py", "toylib.engine.notices"),
+    ("toylib/tokens.py", "toylib.engine.arguments"),
+    ("toylib/replies.py", "toylib.engine.arguments"),
+    ("toylib/train.py", "toylib.engine.checks"),
     ("toylib/models.py", "toylib.engine.adapters"),
     ("toylib/__init__.py", "toylib.engine.trainer"),
     ("toylib/__main__.py", "toylib.engine.cli"),
@@ -189,7 +192,7 @@ def test_the_core_is_ten_files_read_in_an_evening():
 
 
 def test_toylib_grows_only_on_purpose():
-    assert sum(map(lines_of, FILES)) <= 10_100  # raise it only for a feature that is worth the reader's time
+    assert sum(map(lines_of, FILES)) <= 10_150  # raise it only for a feature that is worth the reader's time
 
 
 @each_file

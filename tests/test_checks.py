@@ -8,7 +8,9 @@ from datasets import Dataset, DatasetDict
 from tiny import PAIRS, experts, one_sentence, tiny_model, tiny_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration, TrainingArguments
 
-from toylib import DPOTrainer, frozen_copy
+from toylib import DPOTrainer, frozen_copy, train_dpo
+from toylib.replies import sample_replies
+from toylib.tokens import tokenize_pairs
 
 DATA = Dataset.from_list(PAIRS)
 
@@ -58,7 +60,7 @@ def unsavable():
         (lambda: frozen_copy(tiny_model()), {}, "no weight of the model requires a gradient"),
         (adapted_by_transformers, {}, "add it with peft.get_peft_model(model, config)"),
         (unsavable, {}, "generation_config cannot be saved"),
-        (tiny_model, {"max_length": None}, "max_length must be a whole number of tokens, got None"),
+        (tiny_model, {"max_length": None}, "max_length must be a whole number of at least 1, got None"),
         (tiny_model, {"data": DATA.add_column("images", [["x.png"]] * len(DATA))}, "train_dataset has images"),
         (tiny_model, {"data": DatasetDict(train=DATA)}, "a dictionary of splits (train): pass one of them"),
         (tiny_model, {"data": DATA.remove_columns("prompt")}, "train_dataset has no prompt, only chosen, rejected"),
@@ -209,3 +211,35 @@ def test_a_warm_up_as_long_as_the_run_is_mentioned(arguments, caplog):
         caplog.clear()
         made(arguments(max_steps=2, warmup_steps=warmup))
         assert caplog.text.count("the warm-up takes all 2 updates") == times
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: train_dpo("gpt2", tiny_tokenizer(), PAIRS), "model must be a loaded model, got 'gpt2'"),
+        (lambda: train_dpo(tiny_model(), "gpt2", PAIRS), "tokenizer must be the model's loaded tokenizer, got str"),
+        (lambda: train_dpo(tiny_model(), None, PAIRS), "tokenizer is missing"),
+        (
+            lambda: train_dpo(tiny_model(), tiny_tokenizer(), PAIRS, ref_model="gpt2"),
+            "ref_model must be a loaded model",
+        ),
+        (lambda: train_dpo(tiny_model(), tiny_tokenizer(), "pairs.jsonl"), "row 1: a pair must be a dict with prompt"),
+        (lambda: tokenize_pairs([{"prompt": "a", "good": "b"}], tiny_tokenizer()), "row 1: no chosen and no rejected"),
+        (lambda: tokenize_pairs([*PAIRS, {"prompt": "a"}], tiny_tokenizer()), f"row {len(PAIRS) + 1}: no chosen"),
+        (lambda: tokenize_pairs(PAIRS, tiny_tokenizer(), 7.5), "max_length must be a whole number of at least 1"),
+        (lambda: tokenize_pairs(PAIRS, tiny_tokenizer(), "9"), "max_length must be a whole number of at least 1"),
+        (lambda: sample_replies("gpt2", tiny_tokenizer(), ["a"]), "model must be a loaded model"),
+        (lambda: sample_replies(tiny_model(), tiny_tokenizer(), ["a"], max_new_tokens=1.5), "max_new_tokens must be"),
+    ],
+)
+def test_what_no_function_can_use_is_one_sentence_that_names_the_argument(call, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        call()
+    one_sentence(caught)
+
+
+def test_prompts_of_unequal_length_are_sampled_with_a_tokenizer_without_pad():
+    tokenizer = tiny_tokenizer()
+    with_pad = sample_replies(tiny_model(), tokenizer, ["a b c", "a"], seed=1, max_new_tokens=4).texts
+    tokenizer.pad_token = None
+    assert sample_replies(tiny_model(), tokenizer, ["a b c", "a"], seed=1, max_new_tokens=4).texts == with_pad

@@ -284,7 +284,7 @@ def test_bars_have_their_values_beside_them():
 def test_flipped_labels_are_drawn_at_equal_steps_and_at_equal_kl():
     left, right = drawn("failures.flips").axes
     assert [y_values(line) for line in left.lines if len(y_values(line)) == 2][:1] == [[0.8, 0.6]]
-    assert [text.get_text() for text in left.get_legend().get_texts()][-1] == "win rate, equal KL"
+    assert [text.get_text() for text in left.get_legend().get_texts()][-1] == "win rate, equal KL, 0.5 nats"
     assert tick_words(right) == ["smoothed", "robust"] and right.get_ylim() == (0.6 - 2, 0.6)
     places = [
         list(line.get_ydata()) for line in right.lines if len(line.get_xdata()) == 2 and line.get_marker() in "os"

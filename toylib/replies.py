@@ -43,11 +43,10 @@ def sample_replies(
     of `model.generation_config.eos_token_id`, or after `max_new_tokens`. The texts keep their leading space and come in
     the order of the prompts. The same seed gives the same replies; the global random state stays as it was.
     """
-    if isinstance(prompts, (str, dict)):
-        raise TypeError("prompts must be a list of prompts: put a single one into a list, [prompt]")
-    ids, pad = [prompt_ids(prompt, tokenizer) for prompt in prompts], tokenizer.pad_token_id
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be a number from 0 on, got {temperature!r}")
+    from toylib.engine.arguments import check_sampling
+
+    check_sampling(model, tokenizer, prompts, temperature, max_new_tokens)
+    ids, pad = [prompt_ids(prompt, tokenizer) for prompt in prompts], tokenizer.pad_token_id or 0  # never read
     if not (ids and all(ids)):
         raise ValueError("every prompt needs a token, and there must be one prompt at least")
     prompt_length = max(map(len, ids))

@@ -40,18 +40,21 @@ def tokenize_pairs(pairs: Iterable, tokenizer: PreTrainedTokenizerBase, max_leng
     Both are counted and printed. Raises `ValueError`, naming the row, for a pair that cannot be tokenised (if `pairs` has
     an attribute `on_bad = "drop"`, it is dropped and counted), if no pair is left, or if the tokenizer has no EOS.
     """
+    from toylib.engine.arguments import check_counts, check_row, check_tokenizer
     from toylib.engine.notices import print_dropped, progress_bar
     from toylib.engine.rendering import plain_text_note, print_what_was_cut, template_marks
 
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no end-of-sequence token: set tokenizer.eos_token")
-    rows, kept, refused, systems, number = [], [], [], 0, 0
+    check_tokenizer(tokenizer, needs_eos=True)
+    check_counts(max_length=1 if max_length is None else max_length)
+    rows, kept, refused, systems, number, opening = [], [], [], 0, 0, None
     before_reply, end_of_turn = template_marks(tokenizer)
     for number, pair in enumerate(progress_bar(pairs, "tokenise", delay=5), start=1):
-        if number == 1:
-            plain_text_note(pair["prompt"], before_reply)
-            opening = [] if isinstance(pair["prompt"], list) else _opening("{prompt}{chosen}".format(**pair), tokenizer)
         try:
+            check_row(pair)
+            if opening is None:
+                plain_text_note(pair["prompt"], before_reply)
+                text = "" if isinstance(pair["prompt"], list) else "{prompt}{chosen}".format(**pair)
+                opening = _opening(text, tokenizer) if text else []
             prompt, chosen, rejected = _token_ids(pair, tokenizer, opening, end_of_turn)
         except ValueError as problem:
             if getattr(pairs, "on_bad", "error") == "error":

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from toylib.logps import sequence_logps
 from toylib.loss import LossSettings, dpo_loss
-from toylib.reference import check_reference, frozen_copy
-from toylib.tokens import Rows, check_fits, collate, pad_id, tokenize_pairs
+from toylib.reference import frozen_copy
+from toylib.tokens import Rows, collate, pad_id, tokenize_pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -46,13 +46,12 @@ def train_dpo(
     """
     import pandas
 
+    from toylib.engine.checks import check_loop
+
     settings = LossSettings(beta, loss_type, label_smoothing)
     rows = tokenize_pairs(pairs, tokenizer)
     eval_rows = tokenize_pairs(eval_pairs, tokenizer) if eval_pairs is not None else None
-    check_fits(model, {"train": rows, "eval": eval_rows or []})
-    check_reference(model, ref_model)
-    if getattr(model.config.get_text_config(), "output_router_logits", False):
-        print("the router's auxiliary loss is left out here: DPOTrainer adds it")
+    check_loop(model, ref_model, {"train": rows, "eval": eval_rows or []})
     reference = frozen_copy(model) if ref_model is None else ref_model.eval()
     policy = copy.deepcopy(model).eval()  # eval mode: no dropout, so the first loss is ln 2
     optimizer = torch.optim.AdamW(trained_weights(policy), lr=learning_rate, weight_decay=0.0)
@@ -152,10 +151,9 @@ def slices(rows: list[Any], size: int) -> Iterator[list[Any]]:
 
 def batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Yield `steps` lists of indices below `count`. Each index comes once, in an order drawn by `seed`, before any repeats."""
-    if not (isinstance(steps, Integral) and isinstance(batch_size, Integral) and steps >= 0 and batch_size >= 1):
-        raise ValueError(
-            f"steps and batch_size must be whole numbers from 0 and 1 on, got {steps!r} and {batch_size!r}"
-        )
+    for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if steps and count < 1:
         raise ValueError("there is nothing to draw batches from: no rows")
     generator = torch.Generator().manual_seed(seed)

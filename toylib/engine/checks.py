@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from toylib.engine.arguments import check_counts, check_loaded, check_tokenizer
 from toylib.engine.checkpoints import planned_updates
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
@@ -26,8 +27,7 @@ NOISE += ("layerdrop", "jitter_noise", "router_jitter_noise", "input_jitter_nois
 
 def check_arguments(model, args, tokenizer, max_length) -> None:
     """Raise `ValueError`, in one sentence, for a model, arguments or a tokenizer that `DPOTrainer` cannot use."""
-    if not isinstance(model, torch.nn.Module):
-        raise ValueError(f"model must be a loaded model, got {model!r}: load it with toylib.load_model")
+    check_loaded(model=model)
     if args is None:
         raise ValueError("args is missing: pass transformers.TrainingArguments(output_dir=…)")
     if not isinstance(args, TrainingArguments):
@@ -36,12 +36,8 @@ def check_arguments(model, args, tokenizer, max_length) -> None:
         raise ValueError("neftune_noise_alpha adds noise that the reference does not have: leave it out")
     if args.label_smoothing_factor:
         raise ValueError("label_smoothing_factor smooths tokens, not pairs: leave it out and pass label_smoothing")
-    if tokenizer is None:
-        raise ValueError("processing_class is missing: pass the model's tokenizer")
-    if not hasattr(tokenizer, "eos_token_id"):
-        raise ValueError(f"processing_class must be the model's loaded tokenizer, got {type(tokenizer).__name__}")
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"max_length must be a whole number of tokens, got {max_length!r}")
+    check_tokenizer(tokenizer, "processing_class")
+    check_counts(max_length=max_length)
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(
             f"{type(model).__name__} is an encoder-decoder model: DPOTrainer needs a causal language model, which "
@@ -82,16 +78,23 @@ def check_pairs(pairs, name) -> None:
 
 
 def check_models(model, ref_model, rows) -> None:
-    """Raise `ValueError` for token ids that the model or `ref_model` does not know, or if the two share weights."""
+    """Raise `ValueError` for models that are not loaded, or do not know all ids in `rows`, or share weights."""
+    check_loaded(model=model)
     check_fits(model, rows)
     if ref_model is not None:
-        if not isinstance(ref_model, torch.nn.Module):
-            raise ValueError(f"ref_model must be a loaded model, got {ref_model!r}: load it with toylib.load_model")
+        check_loaded(ref_model=ref_model)
         try:
             check_fits(ref_model, rows)
         except ValueError as problem:
             raise ValueError(f"ref_model does not fit: {problem}") from None
     check_reference(model, ref_model)
+
+
+def check_loop(model, ref_model, rows) -> None:
+    """Do what `check_models` does, for `train_dpo`, and print what its loss leaves out."""
+    check_models(model, ref_model, rows)
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        print("the router's auxiliary loss is left out here: DPOTrainer adds it")
 
 
 def check_size(args, pairs) -> None:

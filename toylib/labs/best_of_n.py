@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from toylib.labs.loops import check_counts
+from toylib.engine.arguments import check_counts
 from toylib.labs.reward_model import checked_scores
 from toylib.replies import sample_replies
 

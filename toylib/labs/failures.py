@@ -11,8 +11,9 @@ from dataclasses import asdict
 
 import torch
 
+from toylib.engine.arguments import check_counts
 from toylib.engine.prefix_sharing import collate_rows, row_logps
-from toylib.labs.loops import check_counts, end_on_interrupt, history_table, pair_accuracy, trainable_copy
+from toylib.labs.loops import end_on_interrupt, history_table, pair_accuracy, trainable_copy
 from toylib.logps import sequence_logps, token_logps
 from toylib.loss import LossSettings, dpo_loss
 from toylib.tokens import collate

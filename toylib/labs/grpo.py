@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
+from toylib.engine.arguments import check_counts
+from toylib.labs.loops import check_prompts, sampling_loop, trainable_copy
 from toylib.labs.ppo import RolloutSettings, clipped_objective, ratio_metrics, rollout, rollout_metrics
 from toylib.logps import token_logps
 from toylib.reference import frozen_copy

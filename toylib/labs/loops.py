@@ -11,13 +11,6 @@ import torch
 from toylib.train import batches, progress_line, slices, trained_weights
 
 
-def check_counts(**counts) -> None:
-    """Raise `ValueError`, naming the first count that is not a whole number of at least 1."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 def check_prompts(prompts) -> None:
     """Raise `ValueError` unless `prompts` is a list with at least one prompt."""
     if isinstance(prompts, str) or not len(prompts):

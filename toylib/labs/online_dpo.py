@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
+from toylib.engine.arguments import check_counts
+from toylib.labs.loops import check_prompts, sampling_loop, trainable_copy
 from toylib.labs.reward_model import checked_scores
 from toylib.loss import LossSettings
 from toylib.reference import frozen_copy

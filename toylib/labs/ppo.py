@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toylib.labs.loops import check_counts, check_prompts, sampling_loop, trainable_copy
+from toylib.engine.arguments import check_counts
+from toylib.labs.loops import check_prompts, sampling_loop, trainable_copy
 from toylib.labs.reward_model import ScalarModel, checked_scores
 from toylib.logps import padded_right, token_logps
 from toylib.reference import frozen_copy

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toylib.engine.arguments import check_counts
 from toylib.engine.prefix_sharing import collate_rows, pair_logps, why_not_shared
-from toylib.labs.loops import check_counts, end_on_interrupt, history_table, trainable_copy
+from toylib.labs.loops import end_on_interrupt, history_table, trainable_copy
 from toylib.loss import LossSettings, dpo_loss
 from toylib.reference import frozen_copy
 from toylib.tokens import check_fits, collate, pad_id, tokenize_pairs

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toylib.engine.arguments import check_counts
 from toylib.evaluation.judge import find_slots, judge
-from toylib.labs.loops import check_counts, end_on_interrupt, history_table, pair_accuracy, trainable_copy
+from toylib.labs.loops import end_on_interrupt, history_table, pair_accuracy, trainable_copy
 from toylib.logps import position_ids
 from toylib.tokens import collate, tokenize_pairs
 from toylib.train import batches, optimizer_step

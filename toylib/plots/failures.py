@@ -138,18 +138,18 @@ def bars(table, title=""):
 
 
 @in_style()
-def flips(by_share, remedies, title=""):
+def flips(by_share, remedies, title="", kls=(0.5, 0.25)):
     """Draw plain DPO by share of flipped labels, and beside it what each remedy adds to it, with 95 % intervals.
 
     `by_share`: a DataFrame indexed by the share flipped, with the win rates `steps` (at equal steps) and `kl` (at equal
     KL), each with `_low` and `_high`, and `clean`, the accuracy on clean pairs. `remedies`: indexed by method, with
-    differences in win rate from plain DPO under the same names.
+    differences in win rate from plain DPO under the same names. `kls` are the equal KL of the two, nats per reply.
     """
     figure, (left, right) = new_figure(columns=2, height=3.6, gridspec_kw={"width_ratios": [1.2, 1]})
     titled(figure, title)
-    looks = {"steps": ("equal steps", RUNS[0]), "kl": ("equal KL", RUNS[1])}
-    for column, (label, style) in looks.items():
-        for axis, table in ((left, by_share), (right, remedies)):
+    for column, style in (("steps", RUNS[0]), ("kl", RUNS[1])):
+        for axis, table, kl in ((left, by_share, kls[0]), (right, remedies, kls[1])):
+            label = f"equal KL, {kl:g} nats" if column == "kl" else "equal steps"
             away = abs(table[[f"{column}_low", f"{column}_high"]].sub(table[column], axis=0)).T.to_numpy()
             if axis is left:
                 axis.errorbar(100 * table.index, table[column], away, label=f"win rate, {label}", capsize=3, **style)
