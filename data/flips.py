@@ -56,8 +56,9 @@ def main(seeds):
             rows = flip_labels(experiments.rows["support"], share, seed)
             settings = METHODS[name](share) | {"steps": FLIP_STEPS}
             experiments.run("flips", name, seed, share, settings, rows)
-        for name, (rows, settings) in failure_runs(experiments).items() if seed in FAILURE_SEEDS else ():
-            experiments.run("failures", name, seed, 0.0, settings, rows)
+        if seed in FAILURE_SEEDS:
+            for name, (rows, settings) in failure_runs(experiments).items():
+                experiments.run("failures", name, seed, 0.0, settings, rows)
 
 
 def flip_runs():

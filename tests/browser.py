@@ -9,6 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from importlib import util
+
+import nbformat
+import pytest
+from nbformat.sign import NotebookNotary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NO_BROWSER = "Chromium is not installed (Debian: apt install chromium)"
@@ -80,6 +85,24 @@ def chromium(width=1400, height=900):
         page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
         yield page
         browser.close()
+
+
+def trust(path, home):
+    """Sign the notebook at `path`, so that a server with its settings under `home` trusts it."""
+    (home / "data").mkdir(parents=True, exist_ok=True)
+    NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(path, as_version=4))
+
+
+@contextlib.contextmanager
+def reopened(frontend, folder, home, environment):
+    """A page of a fresh Chromium on `folder`/x.ipynb in `frontend`: "jupyterlab", "notebook" or "nbclassic"."""
+    if not util.find_spec(frontend):
+        pytest.skip(f"{frontend} is not installed")
+    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
+    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
+    with jupyter(folder, home, environment, command=(sys.executable, "-m", frontend)) as address, chromium() as page:
+        page.goto(address(place))
+        yield page
 
 
 def run_all(page, timeout=1500):

@@ -3,14 +3,11 @@
 import base64
 import math
 import random
-import sys
-from importlib import util
 
 import nbformat
 import pytest
-from browser import CHROMIUM, NO_BROWSER, chromium, jupyter, scroll_to
+from browser import CHROMIUM, NO_BROWSER, chromium, reopened, scroll_to, trust
 from conftest import ROOT
-from nbformat.sign import NotebookNotary
 from test_touch import open_page, shown  # noqa: F401
 
 from toylib.evaluation.judge import judge
@@ -170,8 +167,6 @@ def test_without_script_a_picture_stands_and_no_button(shown, tmp_path):  # noqa
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not trusted"])
 @pytest.mark.parametrize("frontend", ["jupyterlab", "notebook", "nbclassic"])
 def test_reopened_it_labels_where_trusted_and_shows_a_picture_elsewhere(frontend, trusted, shown, lab, tmp_path):  # noqa: F811
-    if not util.find_spec(frontend):
-        pytest.skip(f"{frontend} is not installed")
     labeller(PAIRS, JUDGED)
     data = shown[0] | {"image/png": base64.b64encode(shown[0]["image/png"]).decode()}
     cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data=data)])
@@ -179,15 +174,10 @@ def test_reopened_it_labels_where_trusted_and_shows_a_picture_elsewhere(frontend
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     folder, home = tmp_path / "folder", tmp_path / "home"
     folder.mkdir()
-    (home / "data").mkdir(parents=True)
     nbformat.write(notebook, folder / "x.ipynb")
     if trusted:
-        NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(folder / "x.ipynb", as_version=4))
-    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
-    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
-    command = (sys.executable, "-m", frontend)
-    with jupyter(folder, home, lab.venv_environment(), command=command) as address, chromium() as page:
-        page.goto(address(place))
+        trust(folder / "x.ipynb", home)
+    with reopened(frontend, folder, home, lab.venv_environment()) as page:
         scroll_to(page, page.locator(".toylib-live"))
         page.wait_for_timeout(1500)
         buttons = page.locator(".toylib-labels button:visible")

@@ -3,15 +3,12 @@
 import base64
 import io
 import re
-import sys
 from html.parser import HTMLParser
-from importlib import util
 
 import nbformat
 import pytest
-from browser import CHROMIUM, NO_BROWSER, READY, chromium, jupyter, scroll_to
+from browser import CHROMIUM, NO_BROWSER, READY, chromium, jupyter, reopened, scroll_to, trust
 from conftest import ROOT
-from nbformat.sign import NotebookNotary
 from PIL import Image
 from test_touch import open_page, shown  # noqa: F401
 
@@ -301,25 +298,14 @@ def folder(shown, tmp_path):  # noqa: F811
     return tmp_path / "folder"
 
 
-def sign(folder, home):
-    (home / "data").mkdir(parents=True)
-    NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(folder / "x.ipynb", as_version=4))
-
-
 @pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not trusted"])
 @pytest.mark.parametrize("frontend", ["jupyterlab", "notebook", "nbclassic"])
 def test_reopened_it_asks_where_trusted_and_offers_no_button_elsewhere(frontend, trusted, folder, lab, tmp_path):
-    if not util.find_spec(frontend):
-        pytest.skip(f"{frontend} is not installed")
     if trusted:
-        sign(folder, tmp_path / "home")
-    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
-    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
-    command = (sys.executable, "-m", frontend)
-    with jupyter(folder, tmp_path / "home", lab.venv_environment(), command=command) as address, chromium() as page:
-        page.goto(address(place))
+        trust(folder / "x.ipynb", tmp_path / "home")
+    with reopened(frontend, folder, tmp_path / "home", lab.venv_environment()) as page:
         scroll_to(page, page.locator(".toylib-live"))
         page.wait_for_timeout(1500)
         if not trusted:
@@ -337,7 +323,7 @@ def test_reopened_it_asks_where_trusted_and_offers_no_button_elsewhere(frontend,
 @pytest.mark.slow
 @needs_browser
 def test_a_kernel_restart_stops_nothing_and_evidence_opens_in_the_same_jupyterlab(folder, lab, tmp_path):
-    sign(folder, tmp_path / "home")
+    trust(folder / "x.ipynb", tmp_path / "home")
     options = ("--LabApp.expose_app_in_browser=True",)
     with jupyter(folder, tmp_path / "home", lab.venv_environment(), *options) as address, chromium() as page:
         page.goto(address("lab/tree/x.ipynb"))

@@ -5,14 +5,12 @@ import itertools
 import math
 import random
 import re
-import sys
-from importlib import util
 
 import nbformat
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, NO_BROWSER, LiveFigure, chromium, jupyter, scroll_to
+from browser import CHROMIUM, NO_BROWSER, LiveFigure, chromium, reopened, scroll_to, trust
 from test_memory import SMOL
 
 from toylib import dpo_loss
@@ -235,8 +233,6 @@ def test_the_four_numbers_of_the_page_are_those_of_torch(shown, tmp_path):
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "not trusted"])
 @pytest.mark.parametrize("frontend", ["jupyterlab", "notebook", "nbclassic"])
 def test_reopened_figures_are_live_where_trusted_and_whole_pictures_elsewhere(frontend, trusted, shown, lab, tmp_path):
-    if not util.find_spec(frontend):
-        pytest.skip(f"{frontend} is not installed")
     four_numbers(), LAYERED["tokens"]()
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     for bundle in shown:
@@ -246,16 +242,9 @@ def test_reopened_figures_are_live_where_trusted_and_whole_pictures_elsewhere(fr
     folder, home = tmp_path / "folder", tmp_path / "home"
     folder.mkdir()
     nbformat.write(notebook, folder / "x.ipynb")
-    environment = lab.venv_environment()
     if trusted:
-        from nbformat.sign import NotebookNotary
-
-        (home / "data").mkdir(parents=True)
-        NotebookNotary(data_dir=str(home / "data")).sign(nbformat.read(folder / "x.ipynb", as_version=4))
-    classic = "nbclassic/notebooks/x.ipynb" if util.find_spec("notebook") else "notebooks/x.ipynb"
-    place = {"jupyterlab": "lab/tree/x.ipynb", "notebook": "notebooks/x.ipynb", "nbclassic": classic}[frontend]
-    with jupyter(folder, home, environment, command=(sys.executable, "-m", frontend)) as address, chromium() as page:
-        page.goto(address(place))
+        trust(folder / "x.ipynb", home)
+    with reopened(frontend, folder, home, lab.venv_environment()) as page:
         boxes = page.locator(".toylib-live")
         scroll_to(page, boxes, 2)
         page.wait_for_timeout(1500)

@@ -50,9 +50,15 @@ def check_row(pair) -> None:
     """Raise `ValueError` unless `pair` is a row with all fields of a preference pair."""
     if not isinstance(pair, Mapping):
         raise ValueError(f"a pair must be a dict with {', '.join(FIELDS)}, got {type(pair).__name__}")
+    problem = lacking_fields(pair)
+    if problem:
+        raise ValueError(problem)
+
+
+def lacking_fields(pair) -> str:
+    """Return which fields of a preference pair the row `pair` lacks, what it has, and the remedy; "" if it has all."""
     missing = [field for field in FIELDS if field not in pair]
-    if missing:
-        raise ValueError(
-            f"no {' and no '.join(missing)}, only {', '.join(map(str, pair))}: bring it into the standard form with "
-            "toylib.load_preferences"
-        )
+    if not missing:
+        return ""
+    has = f"no {' and no '.join(missing)}, only {', '.join(map(str, pair))}"
+    return f"{has}: bring it into the standard form with toylib.load_preferences"

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from toylib.engine.arguments import check_counts, check_loaded, check_tokenizer
+from toylib.engine.arguments import check_counts, check_loaded, check_tokenizer, lacking_fields
 from toylib.engine.checkpoints import planned_updates
 from toylib.engine.formats import MEDIA
 from toylib.engine.notices import log_once
 from toylib.engine.prefix_sharing import pair_logps, router_losses
-from toylib.preferences import FIELDS
 from toylib.reference import check_reference
 from toylib.tokens import check_fits, collate
 from toylib.train import trained_weights
@@ -66,12 +65,9 @@ def check_pairs(pairs, name) -> None:
     first = next(iter(pairs), None)
     if first is None:
         raise ValueError(f"{name} has no pairs")
-    missing = [field for field in FIELDS if field not in first]
-    if missing:
-        raise ValueError(
-            f"{name} has no {' and no '.join(missing)}, only {', '.join(first)}: bring it into the standard form with "
-            "toylib.load_preferences"
-        )
+    problem = lacking_fields(first)
+    if problem:
+        raise ValueError(f"{name} has {problem}")
     media = [column for column in MEDIA if first.get(column)]
     if media:
         raise ValueError(f"{name} has {' and '.join(media)}, and only text can be trained on: remove such rows")
