@@ -88,7 +88,7 @@ def read_pairs(source, split, columns, on_bad):
 def _add_texts(pairs, rows, names):
     """Add rows of plain text all at once, and return whether that was possible. If not, each row has to be looked at."""
     try:
-        if any(not row.keys().isdisjoint(MEDIA) for row in rows):
+        if not set().union(*rows).isdisjoint(MEDIA):
             return False
         columns = {field: [row[names[field]] for row in rows] for field in FIELDS}
         prompts, chosen, rejected = columns.values()
