@@ -17,7 +17,7 @@ from toylib.train import evaluate_dpo
 
 SETTINGS = {"learning_rate": 1e-4, "batch_size": 24}
 RUNS = {"dpo": {"beta": 0.1}, "sft": {}}
-CHECKPOINTS = {"dpo": (10, 20, 40, 80), "sft": (10, 20, 40, 80, 160)}
+CHECKPOINTS = {"dpo": (10, 15, 20, 25, 30, 35, 40, 80), "sft": (10, 20, 40, 80, 160)}
 SEEDS = (0, 1, 2, 3, 4)  # five, because the two are close
 PROMPTS = 144  # twelve of each intent
 

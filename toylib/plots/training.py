@@ -106,6 +106,7 @@ def two_arms(table, title) -> Figure:
     """
     figure = styled_figure(10.0, 3.6)
     left, middle, right = axes = figure.subplots(1, 3)
+    middle.sharex(left)
     middle.sharey(left)
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
     looks = {"dpo": ("DPO", COLORS["ink"], "-", "o"), "sft": ("SFT", COLORS["amber"], "--", "s")}
