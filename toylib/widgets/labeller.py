@@ -40,7 +40,7 @@ def labeller(shown, judged) -> None:
     )
     pad = (
         f'<div class="toylib-moving toylib-labels" style="display: none" {attributes} onclick="{escaped(LABEL)}" '
-        'onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true">'
+        'onkeydown="event.stopPropagation()">'
         f'<div class="toylib-stack" aria-live="polite">{stack}</div>'
         f'<div role="group" aria-label="Your label">{buttons}</div></div>'
     )

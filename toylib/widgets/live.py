@@ -87,7 +87,7 @@ def slider(name, positions, at, after="") -> str:
     return (
         f'<label class="toylib-slider" style="display: none"><span>{name}</span><input type="range" min="0" max="{len(positions) - 1}" '
         f'step="1" value="{at}" autocomplete="off" aria-valuetext="{escaped(positions[at])}" data-texts="{texts}" '
-        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true">{after}</label>'
+        f'oninput="{escaped(MOVE)}" onkeydown="event.stopPropagation()">{after}</label>'
     )
 
 
@@ -117,10 +117,12 @@ def escaped(text) -> str:
 
 
 # All that a page does. A picture can be there before the page behind it is read, so START waits for the end of that.
-# Jupyter takes arrow keys for its own unless a slider keeps them: `onkeydown` in JupyterLab, the mark in Notebook 7.
+# Jupyter takes keys for its own unless a figure keeps them: `onkeydown` in JupyterLab. In Notebook 7 it is a mark on the
+# element that has the focus, because its shortcuts select `:focus`, and a box around it comes too late.
 START = """
 const start = () => {
     const box = this.closest('.toylib-live');
+    box.addEventListener('focusin', event => event.target.dataset.lmSuppressShortcuts = true);
     for (const one of box.querySelectorAll('.toylib-slider, .toylib-moving')) one.style.display = '';
     for (const stack of box.querySelectorAll('.toylib-stack'))
         for (const [at, one] of [...stack.children].entries()) {

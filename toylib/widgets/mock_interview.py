@@ -38,7 +38,7 @@ def mock_interview(cards) -> None:
     hidden = f'<div class="toylib-cards" style="display: none">{"".join(map(card_html, cards))}</div>'
     pad = (
         f'<div class="toylib-moving" style="display: none" onclick="{html.escape(FOLLOW)}" '
-        'onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true"></div>'
+        'onkeydown="event.stopPropagation()"></div>'
     )
     box = f'<div class="toylib-picture" style="max-width: {whole.width}px; overflow: auto hidden">{still(whole, alt, then=script)}</div>'
     # Another beginning than that of a live figure: the site asks the cards of its own page instead.
