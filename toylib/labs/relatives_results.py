@@ -63,8 +63,9 @@ def load_relatives() -> Relatives:
     tables = {part: pandas.read_csv(DATA / "results" / f"relatives_{part}.csv") for part in parts}
     replies = pandas.read_csv(DATA / "results" / "relatives_replies.csv", keep_default_na=False)
     in_07 = {part: pandas.read_csv(DATA / "results" / f"rlhf_{part}.csv") for part in ("tuning", "quality")}
-    tuning, others = tables["tuning"], in_07["quality"][in_07["quality"]["method"] != "dpo"]
-    quality = pandas.concat([tables.pop("quality"), others], ignore_index=True)
+    tuning, quality, others = tables["tuning"], tables.pop("quality"), in_07["quality"]
+    others = others[(others["method"] != "dpo") & others["seed"].isin(quality["seed"])]  # 07 has more seeds
+    quality = pandas.concat([quality, others], ignore_index=True)
     best = {}
     for method in METHODS:
         if method == "best_of_n":

@@ -25,7 +25,7 @@ METHODS = {  # name in the tables → label, in the order of the slider
     "grpo": "GRPO",
 }
 FAMILIES = {  # title of a panel → the methods that it shows
-    "IPO and APO follow DPO, per token up to KL 3": ("ipo", "apo_zero", "dpo_norm"),
+    "IPO and APO-zero lie on DPO's line": ("ipo", "apo_zero", "dpo_norm"),
     "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
     "No reference in the loss: still close to DPO": ("orpo", "simpo"),
     "Sampled in training: below; best-of-n: level": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
