@@ -104,10 +104,14 @@ def finish_panel(axis, column, last, symlog, labelsize=8):
 
 @in_style()
 def dot_rows(groups, xlabel, linear=1e-4, title=""):
-    """Draw one line of dots per group, `groups` a dict of label → values, on an axis that is linear within `linear` of 0."""
+    """Draw one line of dots per group, `groups` a dict of label → values with the right run first.
+
+    The axis is linear within `linear` of 0.
+    """
     figure, (axis,) = new_figure(height=0.9 + 0.3 * bool(title) + 0.45 * len(groups))
     titled(figure, title)
-    for row, ((_, values), style) in enumerate(zip(groups.items(), RUNS[: len(groups)], strict=True)):
+    for row, values in enumerate(groups.values()):
+        style = RUNS[min(row, 1)]
         axis.plot(values, [-row] * len(values), ls="", marker=style["marker"], color=style["color"], alpha=0.6, ms=6)
     axis.set_yticks([-row for row in range(len(groups))], [plain(label) for label in groups])
     axis.set_ylim(0.6 - len(groups), 0.6)

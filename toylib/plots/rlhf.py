@@ -93,7 +93,7 @@ def settings_strip(table, title="") -> Figure:
 
     `table` has the columns `method`, `step`, `win` and those that tell settings apart; rows of a setting are together.
     """
-    figure, (axis,) = new_figure(height=3.4)
+    figure, (axis,) = new_figure(height=3.6)
     for place, (_, color, _, marker) in enumerate(METHODS.values()):
         rows = table[table["method"] == list(METHODS)[place]]
         runs = (rows["step"].diff().fillna(0) <= 0).cumsum()
@@ -107,6 +107,7 @@ def settings_strip(table, title="") -> Figure:
     axis.axhline(0.5, color=INK, lw=0.8)
     axis.set_xticks(range(len(METHODS)), [label for label, *_ in METHODS.values()])
     axis.set(ylabel="win rate, dev prompts", ylim=(0, 1), xlim=(-0.5, len(METHODS) - 0.5))
+    axis.set_xlabel("a line is one setting at its checkpoints, the ring marks the best")
     axis.set_title(title, loc="left")
     return figure
 
