@@ -104,7 +104,7 @@ def triangle(axis, world) -> None:
         text = f"{plain(name)}, reward {reward:{'+' if reward else ''}g}".replace("-", "−")
         axis.text(*(corner + (dx, dy)), text, ha=ha, va="top" if dy else "center", fontsize=9)
     if world.feature is not None:
-        axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["other"], lw=1.4)
+        axis.plot(*(world.family() @ CORNERS).T, ":", color=COLORS["other"], lw=2.6, zorder=3)
     axis.plot(*(world.reference @ CORNERS), "o", ms=8, mfc=COLORS["ground"], color=COLORS["ink"], zorder=4)
     axis.annotate("reference", world.reference @ CORNERS, (8, -3), textcoords="offset points", fontsize=9, bbox=PLATE)
     axis.set(xlim=(-0.12, 1.12), ylim=(-0.13, 0.93), aspect="equal")

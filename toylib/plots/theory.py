@@ -62,9 +62,9 @@ def margin_and_kl(steps, margins, kls, names, ceiling) -> Figure:
     for run, (margin, kl, name, (color, line)) in enumerate(zip(margins, kls, names, looks, strict=True)):
         left.plot(steps, margin, line, color=color)
         right.plot(steps, kl, line, color=color)
-        place = (5, (0, 0, -5, 6)[run])  # the two lowest lines end close to each other
+        place = (5, (0, 0, -7, 11)[run])  # the two lowest lines end close to each other
         note = {"textcoords": "offset points", "va": "center", "color": words[run], "fontsize": 9}
-        left.annotate(name, (steps[-1], margin[-1]), place, **note)
+        left.annotate(name.replace(", ", ",\n"), (steps[-1], margin[-1]), place, **note)
     right.axhline(ceiling, color=COLORS["ink"], lw=0.8)
     right.annotate("one reply, always", (steps[0], ceiling), (0, 4), textcoords="offset points", fontsize=9)
     left.set(xscale="log", xlabel="gradient step", ylabel="Δ of the worked pair, nats")
@@ -95,5 +95,6 @@ def gradient_weights(betas, pairs, beta, example=2.2) -> Figure:
         place = (-20, -18) if delta == 0 else (5, 7)  # at 0 the steepest line passes above
         axis.annotate(f"{weight:.3f}", (delta, weight), place, textcoords="offset points", bbox=PLATE)
     axis.set(xlabel="Δ of the pair, nats   (ranked wrong ← 0 → ranked right)", ylabel="weight β·σ(−βΔ)")
+    axis.set_ylim(top=1.15 * max(betas))
     axis.set_title("Pairs with Δ far above 1/β count little", loc="left")
     return figure

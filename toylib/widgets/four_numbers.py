@@ -46,7 +46,7 @@ def four_numbers(policy_chosen=-2.1, policy_rejected=-4.5, ref_chosen=-3.0, ref_
         f"policy, rejected from {ref_rejected:g} to {other[1]:g}. At β = {beta:g}: {numbers.replace('|', ', ')}."
     )
     side = "above" if delta < 0 else "below"
-    titles = ("The same pair, moved the other way", f"At β = {beta:g} the loss is {loss:.4f}, {side} ln 2")
+    titles = ("For example, dragged the other way", f"At β = {beta:g} the loss is {loss:.4f}, {side} ln 2")
     picture = plots.png(plots_pair.four_numbers(*other, titles))
     whole = Image.open(io.BytesIO(picture)).convert("RGBA")
     under = f'<div class="toylib-numbers" aria-live="polite">{readout(*numbers.split("|"))}</div>'
