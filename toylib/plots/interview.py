@@ -46,15 +46,16 @@ def dpo_beside_ppo() -> Figure:
     _box(dpo, (0.8, 0.3, 8.4), "loss = −log σ(β·Δ)", "example")
     _arrows(dpo, ((3, 8.0), (2.4, 6.8)), ((7, 8.0), (7.6, 6.8)), ((2.4, 5.2), (3, 4.2)), ((7.6, 5.2), (7, 4.2)))
     _arrows(dpo, ((5, 2.6), (5, 1.8)))
-    _box(ppo, (0.2, 8.1, 4.5), "policy", "chosen", trained=True)
-    _box(ppo, (5.3, 8.1, 4.5), "reply, sampled", "example")
-    _box(ppo, (5.3, 5.3, 4.5), "reward model", "ink")
-    _box(ppo, (0.2, 5.3, 4.5), "reference", "ink")
-    _box(ppo, (5.3, 2.7, 4.5), "critic", "chosen", trained=True)
-    _box(ppo, (0.2, 2.7, 4.5), "score − β·KL", "margin")
-    _box(ppo, (0.8, 0.3, 8.4), "clipped ratio × advantage", "example")
-    _arrows(ppo, ((4.7, 8.8), (5.3, 8.8)), ((7.6, 8.0), (7.6, 6.8)), ((5.6, 8.0), (4.4, 6.8)), ((2.4, 5.2), (2.4, 4.2)))
-    _arrows(ppo, ((5.4, 5.2), (4.4, 4.2)), ((2.4, 2.6), (3, 1.8)), ((7.6, 2.6), (7, 1.8)))
+    _box(ppo, (0.1, 8.1, 4.6), "policy", "chosen", trained=True)
+    _box(ppo, (5.3, 8.1, 4.6), "reply, sampled", "example")
+    _box(ppo, (1.0, 5.3, 2.8), "reference", "ink")
+    _box(ppo, (4.0, 5.3, 2.8), "reward\nmodel", "ink")
+    _box(ppo, (7.1, 5.3, 2.8), "critic", "chosen", trained=True)
+    _box(ppo, (1.0, 2.7, 5.8), "score − β·KL", "margin")
+    _box(ppo, (0.1, 0.3, 9.8), "clipped ratio × advantage", "example")
+    _arrows(ppo, ((4.7, 8.8), (5.3, 8.8)), ((5.9, 8.0), (3.0, 6.8)), ((6.6, 8.0), (5.6, 6.8)), ((8.5, 8.0), (8.5, 6.8)))
+    _arrows(ppo, ((2.4, 5.2), (2.4, 4.2)), ((5.4, 5.2), (5.4, 4.2)))
+    _arrows(ppo, ((0.5, 8.0), (0.5, 1.8)), ((3.9, 2.6), (3.9, 1.8)), ((8.5, 5.2), (8.5, 1.8)))
     return figure
 
 
@@ -64,7 +65,7 @@ def _box(axis, place, text, role, trained=False):
     look = {"facecolor": COLORS["other"] if trained else "white", "alpha": 0.35 if trained else 1, "linewidth": 0}
     axis.add_patch(Rectangle((x, y), width, 1.4, **look))
     axis.add_patch(Rectangle((x, y), width, 1.4, fill=False, edgecolor=COLORS[role], linewidth=3 if trained else 1.5))
-    words = f"{text} (trained)" if trained else text
+    words = text + (" " if width > 3 else "\n") + "(trained)" if trained else text
     axis.text(x + width / 2, y + 0.7, words, ha="center", va="center", color=WORDS.get(role, COLORS["ink"]))
 
 
