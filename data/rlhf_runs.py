@@ -1,6 +1,6 @@
 """The long comparisons of notebook 07: DPO, PPO, GRPO and online DPO, over settings and seeds.
 
-    python data/rlhf_runs.py              every part, in this order (about two hours on one core)
+    python data/rlhf_runs.py              every part, in this order (about four hours on one core)
     python data/rlhf_runs.py tuning       one part: tuning, quality, noise, hacking, verifiable, composite
 
 Each part writes data/results/rlhf_<part>.csv, one row per measurement, and skips the runs that the table has, so that it
@@ -14,7 +14,7 @@ import functools
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, relabel, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -71,7 +71,7 @@ def quality():
     for seed in MORE_SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
-            steps = path_to(step) if method == "dpo" else QUARTERS
+            steps = path_to(step) if method == "dpo" else sorted({7, *QUARTERS})
             how = (method, settings, held_out, seed, steps)
             table.run({"method": method, "seed": seed}, functools.partial(train, *how))
 
@@ -79,8 +79,8 @@ def quality():
 def noise():
     """Measure every method on pairs with 40 % of the labels flipped, at the settings for clean pairs.
 
-    PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO and robust
-    DPO, which is told the share, are also tuned on noisy pairs.
+    PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO, robust
+    DPO, which is told the share, and DPO on pairs that PPO's reward model labelled anew are also tuned, on noisy pairs.
     """
     held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
@@ -90,11 +90,14 @@ def noise():
             steps = path_to(step, (2, 4, 6)) if method == "dpo" else path_to(step, (1, 2, 4))
             how = (method, settings | changes, held_out, seed, steps)
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, flipped=0.4))
-    for label, loss in {"dpo, tuned": {}, "dpo, robust": {"loss_type": "robust", "label_smoothing": 0.4}}.items():
-        chosen, last = tune_dpo(table, label, "win", flip(0.4, TUNING_SEED), loss)
+    relabelled = functools.partial(relabel, steps=best("ppo")[0]["reward_steps"])
+    robust = {"loss_type": "robust", "label_smoothing": 0.4}
+    tuned = {"dpo, tuned": (flip, {}), "dpo, robust": (flip, robust), "dpo, relabelled": (relabelled, {})}
+    for label, (labelled, loss) in tuned.items():
+        chosen, last = tune_dpo(table, label, "win", labelled(0.4, TUNING_SEED), loss)
         for seed in SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
-            table.run({"method": label, "seed": seed}, functools.partial(train, *how, flipped=0.4))
+            table.run({"method": label, "seed": seed}, functools.partial(train, *how, pairs=labelled(0.4, seed)))
 
 
 def hacking():

@@ -8,7 +8,7 @@ import random
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.paired import scores_text
-from toylib.labs.failures import flip_labels
+from toylib.labs.failures import flip_labels, swap_replies
 from toylib.labs.grpo import train_grpo
 from toylib.labs.online_dpo import online_dpo
 from toylib.labs.ppo import train_ppo
@@ -71,6 +71,12 @@ def flip(share, seed):
         return PAIRS
     order = random.Random(seed).sample(range(len(PAIRS)), round(share * len(PAIRS)))
     return flip_labels(PAIRS, share, order=order)
+
+
+def relabel(share, seed, steps):
+    """Return the pairs with `share` of the labels flipped, labelled anew by a reward model trained on them."""
+    rewards, pairs = reward_model(seed, steps, share), flip(share, seed)
+    return [pair if reward_accuracy(rewards, TOKENIZER, [pair]) else swap_replies(pair) for pair in pairs]
 
 
 def train(method, settings, held_out, seed, checkpoints, *, scorer=None, pairs=None, flipped=0.0, prompts=PROMPTS):

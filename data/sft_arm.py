@@ -1,4 +1,4 @@
-"""DPO and fine-tuning on the chosen replies, on the same pairs: `python data/sft_arm.py`, about 13 minutes on one core.
+"""DPO and fine-tuning on the chosen replies, on the same pairs: `python data/sft_arm.py`, about 15 minutes on one core.
 
 For notebook 04, whose settings these are. It writes data/results/sft_arm.csv: five seeds, a row per checkpoint with the
 log-ratios of the held-out pairs and the judged replies. Runs that the file has are skipped.

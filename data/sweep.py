@@ -1,6 +1,6 @@
-"""The runs of notebook 05: `python data/sweep.py` (about 45 minutes on 2 cores) writes data/results/beta_*.csv.
+"""The runs of notebook 05: `python data/sweep.py` (about 60 minutes on one core) writes data/results/beta_*.csv.
 
-Eight β, three seeds, 160 steps of 12 pairs each, long enough that β matters. Replies are measured on 144 held-out
+Eight β, five seeds, 160 steps of 12 pairs each, long enough that β matters. Replies are measured on 144 held-out
 prompts, twelve of each intent. Runs that the tables already have are skipped, so it can be stopped and started again.
 `python data/sweep.py 0 2` runs seeds 0 and 2 only.
 """
@@ -21,7 +21,7 @@ from toylib.preferences import load_preferences, load_prompts
 from toylib.widgets.beta_lab import STATIC
 
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 STEPS = 160
 MEASURED_AT = (10, 20, 40, 80, 100, 120, 140, 160)
 PROMPTS = 144  # twelve of each intent, drawn by `draw_prompts`
