@@ -195,7 +195,7 @@ def shipped():
 
 def test_the_shipped_sweep_is_whole(shipped):
     betas, seeds = sorted(shipped.quality["beta"].unique()), sorted(shipped.quality["seed"].unique())
-    assert len(betas) >= 6 and betas[0] == 0.02 and betas[-1] == 5 and seeds == [0, 1, 2]
+    assert len(betas) >= 6 and betas[0] == 0.02 and betas[-1] == 5 and seeds == [0, 1, 2, 3, 4]
     runs = shipped.quality.groupby(["beta", "seed"])["step"].apply(list)
     assert len(runs) == len(betas) * len(seeds) and runs.map(tuple).nunique() == 1
     assert not shipped.quality.isna().any().any() and not shipped.replies.isna().any().any()
