@@ -4,6 +4,8 @@ import pandas
 import pytest
 from conftest import ROOT
 
+from toylib.labs.relatives_results import load_relatives
+
 
 @pytest.fixture
 def search(monkeypatch):
@@ -50,3 +52,8 @@ def test_all_methods_of_07_and_08_had_as_many_measurements():
         table = pandas.read_csv(ROOT / "data" / "results" / f"{name}_tuning.csv")
         counts |= {(name, method): len(rows) for method, rows in table.groupby("method")}
     assert len(counts) == 14 and set(counts.values()) == {21}
+
+
+def test_notebook_08_compares_every_method_on_the_same_seeds():
+    quality = load_relatives().quality
+    assert set(quality.groupby("method")["seed"].agg(lambda seeds: tuple(sorted(set(seeds))))) == {(0, 1, 2)}
