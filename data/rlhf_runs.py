@@ -24,7 +24,7 @@ from toylib.labs.verdicts import best_setting, on_an_edge
 from toylib.preferences import DATA, read_file
 
 SEEDS = (0, 1, 2)
-MORE_SEEDS = (*SEEDS, 3, 4)  # of `quality`, where verdicts are close
+MORE_SEEDS = (*SEEDS, 3, 4)  # of `quality` and `noise`, where verdicts are close
 TUNING_SEED = 9  # of no other run
 REPLIES = 640  # sampled in one run of PPO, GRPO or online DPO
 SETTINGS_EACH = 7  # that `tuning` measures for each method
@@ -84,7 +84,7 @@ def noise():
     """
     held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
-    for seed in SEEDS:
+    for seed in MORE_SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
             settings, step = best(method)
             steps = path_to(step, (2, 4, 6)) if method == "dpo" else path_to(step, (1, 2, 4))
@@ -95,7 +95,7 @@ def noise():
     tuned = {"dpo, tuned": (flip, {}), "dpo, robust": (flip, robust), "dpo, relabelled": (relabelled, {})}
     for label, (labelled, loss) in tuned.items():
         chosen, last = tune_dpo(table, label, "win", labelled(0.4, TUNING_SEED), loss)
-        for seed in SEEDS:
+        for seed in MORE_SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, pairs=labelled(0.4, seed)))
 
