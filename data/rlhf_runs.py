@@ -71,7 +71,7 @@ def quality():
     for seed in MORE_SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
-            steps = path_to(step) if method == "dpo" else sorted({7, *QUARTERS})
+            steps = path_to(step) if method == "dpo" else sorted({7, *QUARTERS})  # PPO is near KL 2 at step 7
             how = (method, settings, held_out, seed, steps)
             table.run({"method": method, "seed": seed}, functools.partial(train, *how))
 
@@ -93,11 +93,12 @@ def noise():
     relabelled = functools.partial(relabel, steps=best("ppo")[0]["reward_steps"])
     robust = {"loss_type": "robust", "label_smoothing": 0.4}
     tuned = {"dpo, tuned": (flip, {}), "dpo, robust": (flip, robust), "dpo, relabelled": (relabelled, {})}
-    for label, (labelled, loss) in tuned.items():
-        chosen, last = tune_dpo(table, label, "win", labelled(0.4, TUNING_SEED), loss)
+    for label, (labels, loss) in tuned.items():
+        given = {"flipped": 0.4, "labels": labels}
+        chosen, last = tune_dpo(table, label, "win", loss, **given)
         for seed in MORE_SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
-            table.run({"method": label, "seed": seed}, functools.partial(train, *how, pairs=labelled(0.4, seed)))
+            table.run({"method": label, "seed": seed}, functools.partial(train, *how, **given))
 
 
 def hacking():
@@ -144,7 +145,7 @@ def composite():
     scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
     asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
     ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
-    chosen, last = tune_dpo(table, "dpo", "composite", ranked)
+    chosen, last = tune_dpo(table, "dpo", "composite", {}, pairs=ranked)
     held_out = Composite(count=144)
     for seed in SEEDS:
         ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)
@@ -156,19 +157,19 @@ def composite():
             table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 
 
-def tune_dpo(table, label, goal, pairs, loss=None):
-    """Tune DPO on `pairs` by the column `goal`: from its best setting on, until no neighbour is better.
+def tune_dpo(table, label, goal, loss, **given):
+    """Tune DPO by the column `goal`: from its best setting on, until no neighbour is better. Return `(settings, step)`.
 
-    Return the `(settings, step)`.
+    `loss` are settings of the loss that stay, and `given` says to `train` which pairs to take.
     """
     dev, names = Composite("dev", count=72), list(search.LADDERS["dpo"])
     near = [tuple(best("dpo")[0].values())]
     while near:
         for values in near:
             settings = dict(zip(names, values, strict=True))
-            how = ("dpo", settings | (loss or {}), dev, TUNING_SEED, TUNED_CHECKPOINTS)
+            how = ("dpo", settings | loss, dev, TUNING_SEED, TUNED_CHECKPOINTS)
             labels = {"method": f"{label}, tuning", "seed": TUNING_SEED, **settings}
-            table.run(labels, functools.partial(train, *how, pairs=pairs))
+            table.run(labels, functools.partial(train, *how, **given))
         tried = [row for row in table.rows if row["method"] == f"{label}, tuning"]
         chosen = max(tried, key=lambda row: row[goal])
         seen = {tuple(row[name] for name in names) for row in tried}

@@ -73,22 +73,25 @@ def flip(share, seed):
     return flip_labels(PAIRS, share, order=order)
 
 
+@functools.lru_cache(maxsize=4)
 def relabel(share, seed, steps):
     """Return the pairs with `share` of the labels flipped, labelled anew by a reward model trained on them."""
     rewards, pairs = reward_model(seed, steps, share), flip(share, seed)
     return [pair if reward_accuracy(rewards, TOKENIZER, [pair]) else swap_replies(pair) for pair in pairs]
 
 
-def train(method, settings, held_out, seed, checkpoints, *, scorer=None, pairs=None, flipped=0.0, prompts=PROMPTS):
+def train(
+    method, settings, held_out, seed, checkpoints, *, scorer=None, pairs=None, flipped=0.0, labels=flip, prompts=PROMPTS
+):
     """Train by `method` up to the last checkpoint. Return the rows measured.
 
-    `settings` are those of `rlhf_search`. Without a `scorer`, on-policy methods train a reward model for the
+    `settings` are those of `rlhf_search`. Without `pairs`, DPO trains on `labels(flipped, seed)`. Without a `scorer`, on-policy methods train a reward model for the
     `reward_steps` among them. The accuracies are on clean held-out pairs: the reward model's, and the implicit reward's.
     """
     recorder, settings = Recorder(held_out, seed, checkpoints), dict(settings)
     settings |= {"steps": max(checkpoints), "seed": seed, "on_step": recorder.on_step}
     if method == "dpo":
-        policy, _ = train_dpo(MODEL, TOKENIZER, pairs or flip(flipped, seed), **settings)
+        policy, _ = train_dpo(MODEL, TOKENIZER, pairs or labels(flipped, seed), **settings)
         return [row | {"accuracy": implicit_accuracy(policy)} for row in recorder.rows]
     steps, ranked = settings.pop("reward_steps"), {}
     if scorer is None:
