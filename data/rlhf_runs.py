@@ -11,6 +11,7 @@ best settings of `tuning` and measure on the hand-written test prompts and the h
 from __future__ import annotations
 
 import functools
+import random
 
 import results
 import rlhf_search as search
@@ -23,12 +24,12 @@ from toylib.labs.reward_model import brief_scorer, order_scorer, quotes_order
 from toylib.labs.verdicts import best_setting, on_an_edge
 from toylib.preferences import DATA, read_file
 
-SEEDS = (0, 1, 2)
-MORE_SEEDS = (*SEEDS, 3, 4)  # of `quality` and `noise`, where verdicts are close
+SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEED = 9  # of no other run
 REPLIES = 640  # sampled in one run of PPO, GRPO or online DPO
 SETTINGS_EACH = 7  # that `tuning` measures for each method
 TUNED_CHECKPOINTS = (30, 60, 90, 120)  # where `tune_dpo` measures
+GOAL_CHECKPOINTS = (*TUNED_CHECKPOINTS, 180, 240)  # with the composite score, where DPO goes on rising for longer
 CHECKPOINTS = (10, 15, 20)  # of the on-policy methods: REPLIES end at 20
 QUARTERS = (5, 10, 15, 20)
 
@@ -68,7 +69,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
     held_out, table = Composite(count=144), results.Table("rlhf_quality")
-    for seed in MORE_SEEDS:
+    for seed in SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
             steps = path_to(step) if method == "dpo" else sorted({7, *QUARTERS})  # PPO is near KL 2 at step 7
@@ -84,7 +85,7 @@ def noise():
     """
     held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
-    for seed in MORE_SEEDS:
+    for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
             settings, step = best(method)
             steps = path_to(step, (2, 4, 6)) if method == "dpo" else path_to(step, (1, 2, 4))
@@ -96,7 +97,7 @@ def noise():
     for label, (labels, loss) in tuned.items():
         given = {"flipped": 0.4, "labels": labels}
         chosen, last = tune_dpo(table, label, "win", loss, **given)
-        for seed in MORE_SEEDS:
+        for seed in SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, **given))
 
@@ -143,31 +144,35 @@ def composite():
     """
     intent_of = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "support" / "train.jsonl")}
     scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
-    asked = [PROMPTS[i % len(PROMPTS)] for i in range(REPLIES // 2)]
-    ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=TUNING_SEED)
-    chosen, last = tune_dpo(table, "dpo", "composite", {}, pairs=ranked)
+
+    def ranked(seed):
+        asked = random.Random(seed).sample(PROMPTS, REPLIES // 2)
+        return ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)[0]
+
+    given = {"pairs": ranked(TUNING_SEED)}
+    chosen, last = tune_dpo(table, "dpo", "composite", {}, GOAL_CHECKPOINTS, **given)
     held_out = Composite(count=144)
     for seed in SEEDS:
-        ranked, _ = ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)
         how = ("dpo", chosen, held_out, seed, (last,))
-        table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked))
+        table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked(seed)))
         for method in ("ppo", "grpo", "online_dpo"):
             settings, step = best(method)
             how = (method, settings, held_out, seed, (step,))
             table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 
 
-def tune_dpo(table, label, goal, loss, **given):
+def tune_dpo(table, label, goal, loss, steps=TUNED_CHECKPOINTS, **given):
     """Tune DPO by the column `goal`: from its best setting on, until no neighbour is better. Return `(settings, step)`.
 
-    `loss` are settings of the loss that stay, and `given` says to `train` which pairs to take.
+    Each setting is measured at `steps`. `loss` are settings of the loss that stay, and `given` says to `train` which
+    pairs to take.
     """
     dev, names = Composite("dev", count=72), list(search.LADDERS["dpo"])
     near = [tuple(best("dpo")[0].values())]
     while near:
         for values in near:
             settings = dict(zip(names, values, strict=True))
-            how = ("dpo", settings | loss, dev, TUNING_SEED, TUNED_CHECKPOINTS)
+            how = ("dpo", settings | loss, dev, TUNING_SEED, steps)
             labels = {"method": f"{label}, tuning", "seed": TUNING_SEED, **settings}
             table.run(labels, functools.partial(train, *how, **given))
         tried = [row for row in table.rows if row["method"] == f"{label}, tuning"]

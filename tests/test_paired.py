@@ -8,6 +8,7 @@ from toylib import load_model
 from toylib.evaluation.comparisons import Difference
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.paired import (
+    column_at_kl,
     compare,
     scores_at_step,
     scores_text,
@@ -66,6 +67,14 @@ def test_at_equal_kl_wins_are_on_a_straight_line_over_the_root_of_kl_from_ties_a
     assert wins_at_kl(RUNS, halfway)[0].tolist() == pytest.approx([1, 0.75, 0.75, 0.5])
     assert wins_at_kl(RUNS, 2.0)[1].tolist() == [0.5] * 4, "the first crossing counts"
     assert sorted(wins_at_kl(RUNS, 2.5)) == [0], "a run that never got there is left out"
+
+
+def test_any_column_is_read_off_at_equal_kl_on_the_same_line():
+    runs = RUNS.assign(words=[8.0 + step for step in RUNS["step"]])
+    first = RUNS[(RUNS["seed"] == 0) & (RUNS["step"] > 0)].iloc[0]
+    assert column_at_kl(runs, first["kl"], "words", start=8.0)[0] == pytest.approx(8 + first["step"])
+    assert column_at_kl(runs, first["kl"] / 4, "words", start=8.0)[0] == pytest.approx(8 + first["step"] / 2)
+    assert sorted(column_at_kl(runs, 2.5, "words", start=8.0)) == [0]
 
 
 def test_a_run_measured_seldom_is_not_behind_one_measured_often():

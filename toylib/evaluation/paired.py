@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,17 +50,29 @@ def texts_at_step(table, column: str, step: int | None = None) -> dict[int, str]
 
 
 def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
-    """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats.
+    """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats. Every run starts with ties."""
+    return at_kl(table, kl, lambda run: [wins_of(text) for text in run["wins"]], start=0.5)
 
-    Every run starts at KL 0 with ties. Between two checkpoints, wins are on a straight line over √KL, as they nearly are
-    in measured runs (Gao et al. 2023, arXiv 2210.10760): a line over KL would favour the run with more checkpoints.
-    A run that never reached `kl` is left out.
+
+def column_at_kl(table, kl: float, column: str, start: float) -> dict[int, float]:
+    """Return seed → the number in `column` where each run of one method first reached `kl` nats.
+
+    `start` is the number of the untrained model.
+    """
+    return at_kl(table, kl, lambda run: run[column], start)
+
+
+def at_kl(table, kl: float, values: Callable, start: float) -> dict[int, Any]:
+    """Return seed → one of `values(run)`, a value per checkpoint, where each run of one method first reached `kl` nats.
+
+    Every run starts at KL 0 with `start`. Between two checkpoints, values are on a straight line over √KL, as win rates
+    nearly are in measured runs (Gao et al. 2023, arXiv 2210.10760): a line over KL would favour the run with more
+    checkpoints. A run that never reached `kl` is left out.
     """
     found = {}
     for seed, run in table.groupby("seed"):
         run = run[run["step"] > 0].sort_values("step")
-        wins = [wins_of(text) for text in run["wins"]]
-        points = [(0.0, torch.full_like(wins[0], 0.5)), *zip(run["kl"], wins, strict=True)]
+        points = [(0.0, start), *zip(run["kl"], values(run), strict=True)]
         for (before, left), (after, right) in itertools.pairwise(points):
             if before <= kl <= after:
                 roots = [math.sqrt(value) for value in (before, kl, after)]

@@ -28,7 +28,7 @@ FAMILIES = {  # title of a panel → the methods that it shows
     "IPO and APO-zero lie on DPO's line": ("ipo", "apo_zero", "dpo_norm"),
     "A term for the chosen reply: close to DPO": ("sft", "rpo", "dpo_positive"),
     "No reference in the loss: still close to DPO": ("orpo", "simpo"),
-    "KTO level, sampled in training mostly lower": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
+    "KTO is level, online methods are mostly lower": ("kto", "best_of_n", "online_dpo", "ppo", "grpo"),
 }
 LOOKS = (  # colour, line, marker of a panel's methods, in their order
     (COLORS["chosen"], "-", "s"),

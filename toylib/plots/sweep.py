@@ -93,7 +93,7 @@ def by_beta(means, final) -> Figure:
     plain_log(axes[0], "y", [1, 3, 10, 30])
     axes[1].set(ylim=(0.2, 0.9))
     axes[2].set(ylim=(0, 1.03))
-    titles = ("A higher β stays closer", "The win rate is best in the middle", "A low β breaks fluency and topic")
+    titles = ("A higher β stays closer", "The win rate is best in the middle", "A low β breaks fluency")
     names = ("KL to the reference, nats", "win rate over the reference", "share of replies")
     for axis, title, name in zip(axes, titles, names, strict=True):
         axis.set(xscale="log", xlabel="β", ylabel=name)
