@@ -436,7 +436,9 @@ def test_a_difference_whose_interval_holds_zero_is_hollow():
     marks = [line for line in left.lines if line.get_marker() == "o"]
     assert [mark.get_markerfacecolor() == style.COLORS["ground"] for mark in marks] == [False, True, False]
     assert left.get_xlim()[0] == -left.get_xlim()[1]
-    assert words(relatives.verdicts(TO_DPO, reach=0.045).axes[0]) == ["-0.05"], "what is beyond is a number at the edge"
+    assert words(relatives.verdicts(TO_DPO, reach=0.045).axes[0]) == ["◀ −0.05"], (
+        "what is beyond is an arrow with a number"
+    )
 
 
 def test_lengths_and_chosen_log_ratios_have_a_dot_per_seed():

@@ -97,11 +97,11 @@ def frontier(table) -> Figure:
 
 
 @in_style()
-def verdicts(rows, reach=0.12) -> Figure:
+def verdicts(rows, title="", reach=0.12) -> Figure:
     """Draw paired differences in win rate to DPO with their 95 % intervals: at equal KL, and each at its best.
 
     `rows` is a DataFrame with the columns `method`, `where`, `mean`, `low` and `high`. `where` names the panel. A mean
-    beyond `reach` is a number at the edge.
+    beyond `reach` is an arrow with a number at the edge.
     """
     places = list(dict.fromkeys(rows["where"]))
     methods = [name for name in METHODS if name in set(rows["method"])]
@@ -114,15 +114,15 @@ def verdicts(rows, reach=0.12) -> Figure:
             axis.plot([row.low, row.high], [y, y], "-", color=color, lw=1.6)
             axis.plot(row.mean, y, "o", color=color, mfc=color if sure else COLORS["ground"], ms=6)
             if abs(row.mean) > reach:
-                side = "left" if row.mean < 0 else "right"
-                axis.text(
-                    0.98 * reach * (-1 if row.mean < 0 else 1), y, f"{row.mean:+.2f}", ha=side, va="center", color=color
-                )
+                text, side = (f"◀ {row.mean:.2f}", "left") if row.mean < 0 else (f"{row.mean:+.2f} ▶", "right")
+                x = np.copysign(0.98 * reach, row.mean)
+                axis.text(x, y, text.replace("-", "−"), ha=side, va="center", color=color)
         axis.axvline(0, color=INK, lw=0.8)
         axis.set_title(plain(place), loc="left", fontsize=10)
         axis.set(xlabel="win rate − DPO's", xlim=(-reach, reach))
         axis.set_yticks(range(len(methods)), [METHODS[name] for name in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
     return figure
 
 

@@ -91,7 +91,9 @@ def drawing() -> str:
     shapes = "".join([*ticks, *lines, *texts, bars, moving])
     words = "".join(f".toylib-pair .{role}-text {{ fill: {WORDS[role]} }}" for role in ("chosen", "rejected", "margin"))
     words += f".toylib-pair .push-name {{ fill: {WORDS['example']} }}"
-    style = f"<style>.toylib-pair text {{ fill: {COLORS['ink']}; font: 13px DejaVu Sans, sans-serif }} {words}</style>"
+    halo = f"paint-order: stroke; stroke: {COLORS['ground']}; stroke-width: 4px; stroke-linejoin: round"  # over lines
+    font = f"fill: {COLORS['ink']}; font: 13px DejaVu Sans, sans-serif"
+    style = f"<style>.toylib-pair text {{ {font}; {halo} }} {words}</style>"
     ground = f'<rect width="860" height="275" fill="{COLORS["ground"]}"/>'
     svg = f'<svg class="toylib-pair" viewBox="0 0 860 275" width="100%" style="display: block">{ground}{shapes}</svg>'
     return f'<div class="toylib-moving" style="display: none">{style}{svg}</div>'
