@@ -39,14 +39,14 @@ class Relatives(NamedTuple):
         """Return the mean numbers of every method at its best step, indexed by method."""
         return pandas.DataFrame({name: self.at_best(name).mean(numeric_only=True) for name in self.best}).T
 
-    def against_dpo(self, kl) -> pandas.DataFrame:
-        """Return paired differences in win rate to DPO, at `kl` nats and each at its best, with their 95 % intervals.
+    def against_dpo(self, *kls) -> pandas.DataFrame:
+        """Return paired differences in win rate to DPO, at each of `kls` nats and at their best, with 95 % intervals.
 
         The columns are `method`, `where`, `mean`, `low` and `high`. Best-of-n has no run that reaches a KL.
         """
         steps = {name: step for name, (_, step) in self.best.items()}
         trained = {name: step for name, step in steps.items() if name != "best_of_n"}
-        places = {f"at KL {kl:g}": wins_by_method(self.quality, trained, kl)}
+        places = {f"at KL {kl:g}": wins_by_method(self.quality, trained, kl) for kl in kls}
         places["each at its best"] = wins_by_method(self.quality, steps)
         found = [
             {"method": name, "where": where, **compare(wins[name], wins["dpo"])._asdict()}

@@ -97,7 +97,7 @@ def frontier(table) -> Figure:
 
 
 @in_style()
-def verdicts(rows, title="", reach=0.12) -> Figure:
+def verdicts(rows, title="", reach=0.14) -> Figure:
     """Draw paired differences in win rate to DPO with their 95 % intervals: at equal KL, and each at its best.
 
     `rows` is a DataFrame with the columns `method`, `where`, `mean`, `low` and `high`. `where` names the panel. A mean
@@ -116,10 +116,11 @@ def verdicts(rows, title="", reach=0.12) -> Figure:
             if abs(row.mean) > reach:
                 text, side = (f"◀ {row.mean:.2f}", "left") if row.mean < 0 else (f"{row.mean:+.2f} ▶", "right")
                 x = np.copysign(0.98 * reach, row.mean)
-                axis.text(x, y, text.replace("-", "−"), ha=side, va="center", color=color)
+                axis.text(x, y, text.replace("-", "−"), ha=side, va="center", color=color, bbox=PLATE)
         axis.axvline(0, color=INK, lw=0.8)
         axis.set_title(plain(place), loc="left", fontsize=10)
         axis.set(xlabel="win rate − DPO's", xlim=(-reach, reach))
+        axis.locator_params(axis="x", nbins=4)
         axis.set_yticks(range(len(methods)), [METHODS[name] for name in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     figure.suptitle(plain(title), x=0.01, ha="left", fontsize=11)
