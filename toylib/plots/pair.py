@@ -34,7 +34,7 @@ def four_numbers(policy_chosen, policy_rejected, ref_chosen, ref_rejected, title
     On the left, an arrow leads from the reference's log-prob of each reply to the policy's. On the right, the same two
     arrows start at zero, as log-ratios, and Δ lies between their tips. `titles` replaces the titles of the two sides.
     """
-    titles = titles or ("Each arrow leads from reference to policy", "Δ is the distance between the tips")
+    titles = titles or ("Each arrow leads from reference to policy", "Δ is the chosen tip minus the rejected tip")
     figure, (left, right) = new_figure(columns=2, width_ratios=[1.15, 1])
     ink, ground = COLORS["ink"], COLORS["ground"]
     pairs = {"chosen": (1, ref_chosen, policy_chosen), "rejected": (0, ref_rejected, policy_rejected)}
@@ -102,7 +102,7 @@ def replay_panels(steps, policy, reference) -> tuple[Figure, dict]:
     right.axhline(0, color=COLORS["ink"], linewidth=1)
     right.set(xlim=(steps[0], steps[-1] + 0.3 * (steps[-1] - steps[0])), xlabel="step", ylabel="log-ratio (nats)")
     right.set_xticks([tick for tick in right.get_xticks() if steps[0] <= tick <= steps[-1]])
-    right.set_title("Δ is the distance between the two curves", loc="left")
+    right.set_title("Δ is the chosen curve minus the rejected", loc="left")
     (gap,) = right.plot([], [], LINES["margin"], color=COLORS["margin"], marker="o", markersize=5, zorder=4)
     artists = [*(artist for move in moves for artist in move), gap]
     scored = {"steps": steps, "policy": policy, "reference": reference}

@@ -70,7 +70,7 @@ def margin_and_kl(steps, margins, kls, names, ceiling) -> Figure:
     left.set(xscale="log", xlabel="gradient step", ylabel="Δ of the worked pair, nats")
     right.set(xscale="log", xlabel="gradient step", ylabel="KL to the reference, nats", ylim=(0, 1.15 * ceiling))
     left.set_title("With hard labels the margin never stops", loc="left")
-    right.set_title("KL rises towards that of a single reply", loc="left")
+    right.set_title("With hard labels KL rises to a single reply's", loc="left")
     return figure
 
 
