@@ -137,7 +137,7 @@ def test_tied_to_the_policy_the_loss_is_ln2_and_the_gradient_exactly_zero():
     logps = right_score(policy, ROWS)
     loss = dpo_loss(*logps, *logps, beta=0.5).losses.mean()
     loss.backward()
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     assert all((p.grad == 0).all() for p in policy.parameters())
 
 

@@ -145,7 +145,7 @@ def both(tmp_path, monkeypatch):
     return trainers
 
 
-@pytest.mark.parametrize(("pairs", "room"), [(PAIRS, 1e-6), (long_pairs(6), 1e-5)], ids=["short", "long"])
+@pytest.mark.parametrize(("pairs", "room"), [(PAIRS, 3e-6), (long_pairs(6), 1e-5)], ids=["short", "long"])
 @pytest.mark.parametrize(("loss_type", "beta", "label_smoothing"), LOSSES)
 def test_the_engine_gives_trls_loss_and_gradient_for_each_pair(both, pairs, room, loss_type, beta, label_smoothing):
     theirs, ours = both(pairs, loss_type, beta, label_smoothing)

@@ -296,7 +296,7 @@ def test_the_lab_shows_the_numbers_and_replies_of_the_chosen_beta(shipped, monke
             numeric_only=True
         )
         mine = shipped.replies[(shipped.replies["beta"] == beta) & (shipped.replies["seed"] == 0)]
-        assert f"{last['kl']:.2f} ± {last['kl_error']:.2f}" in numbers and f"win rate {last['win']:.2f}" in numbers
+        assert f"KL = {last['kl']:.2f} nats" in numbers and f"win rate {last['win']:.2f}" in numbers
         assert all(reply.strip() in shown for reply in mine["reply"])
     assert picture.startswith(b"\x89PNG") and "β 0.02" in alt and "win rate" in alt
 

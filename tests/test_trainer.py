@@ -20,7 +20,7 @@ from toylib.tokens import collate, tokenize_pairs
 def test_the_first_loss_is_ln2_and_the_reference_is_the_model_as_it_was(make):
     trainer = make()
     trainer.train()
-    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert logged(trainer)[-1] < 0.69
 
 
@@ -117,7 +117,7 @@ def test_dropout_is_off_in_every_form(make):
     model.get_output_embeddings = lambda: model.lm_head
     trainer = make(model)
     trainer.train()
-    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def adapted(init=True, **settings):
@@ -288,7 +288,7 @@ def test_messages_are_rendered_by_the_chat_template(make):
     tokenizer.chat_template = CHAT
     trainer = make(tiny_model(0, vocab_size=len(tokenizer)), pairs, tokenizer=tokenizer)
     trainer.train()
-    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert logged(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 # Numbers that are not finite.

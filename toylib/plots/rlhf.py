@@ -175,7 +175,8 @@ def hacking(runs, start, titles=("", "")) -> Figure:
             look = {"color": color, "marker": marker, "ms": 4, "lw": 1.4, "ls": line, "label": name}
             axes[0].plot([1, *run["step"]], [run["scorer_at_start"].iloc[0], *run["scorer"]], **look)
             axes[1].plot([0, *run["step"]], [start, *run["score"]], **look)
-    for axis, title, name in zip(axes, titles, ("reward model's score", "judge's score"), strict=True):
+    names = ("reward model's score, rollouts", "judge's score, held-out prompts")
+    for axis, title, name in zip(axes, titles, names, strict=True):
         axis.set_title(title, loc="left")
         axis.set(xlabel="step", ylabel=name)
     axes[1].set_ylim(0, 1)

@@ -124,7 +124,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
         axis.legend(loc="lower left")
     for x, y, beta, still_rising in ends:
         # to the left of a path that rises there is room, to the right of a falling one
-        place = {"xytext": (-9, 3), "ha": "right"} if still_rising else {"xytext": (9, -3), "ha": "left"}
+        place = {"xytext": (-7, 7), "ha": "right"} if still_rising else {"xytext": (8, 7), "ha": "left"}
         axis.annotate(f"β = {beta:g}", (x, y), textcoords="offset points", fontsize=9, bbox=PLATE, **place)
     axis.set(**KL_AXIS, ylabel="win rate over the reference")
     axis.margins(x=0.08)

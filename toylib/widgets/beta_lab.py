@@ -54,7 +54,7 @@ def describe(beta, curves, path) -> list[str]:
     return [
         f"β = {beta:g}",
         f"Δ = {curves['margin'].iloc[-5:].mean():.1f} nats",
-        f"KL = {last['kl']:.2f} ± {last['kl_error']:.2f} nats",
+        f"KL = {last['kl']:.2f} nats",
         f"win rate {last['win']:.2f} [{last['win_low']:.2f}, {last['win_high']:.2f}]",
         f"fluent {last['fluent']:.2f}",
         f"facts right {last['facts']:.2f}",
