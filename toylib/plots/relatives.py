@@ -173,7 +173,7 @@ def by_pairs(rows) -> Figure:
     axis.set_xticks(counts, [f"{count:g}" for count in counts])
     axis.minorticks_off()
     axis.axhline(0.5, color=INK, lw=0.8)
-    axis.set(xlabel="number of pairs", ylabel="win rate over the reference", ylim=(0.25, 0.9))
+    axis.set(xlabel="number of pairs", ylabel="win rate, 95 % interval", ylim=(0.25, 0.9))
     axis.set_title("On few pairs, trained as long, SFT holds and DPO does not", loc="left")
     axis.legend(loc="lower right")
     return figure

@@ -121,6 +121,7 @@ def frontier(quality, column="win", extra=None) -> Figure:
             style = {"color": COLORS["example"], "mfc": "none", "marker": MARKERS[number % len(MARKERS)], "ms": 8}
             style["ls"] = ("-", "--", ":", "-.")[number % 4]
             axis.plot(path["kl"], path[column], label=f"yours, β = {beta:g}", **style)
+            axis.plot(path["kl"].iloc[-1], path[column].iloc[-1], **style | {"ms": 13, "ls": ""})
         axis.legend(loc="lower left")
     for x, y, beta, still_rising in ends:
         # to the left of a path that rises there is room, to the right of a falling one

@@ -18,7 +18,7 @@ def memory_explorer(ledgers, limits, precision="autocast", pairs=16) -> None:
     """
     if pairs not in ledgers:
         raise ValueError(f"pairs is one of {', '.join(map(str, ledgers))}, got {pairs!r}")
-    ways, title = list(ledgers[pairs]), f"held at the peak, {precision}, GB"
+    ways, title = list(ledgers[pairs]), f"predicted at the peak, {precision}, GB"
     end = 1.25 * max(limits.values()) / plots_memory.GB
     figure, bars, totals = plots_memory.empty_bars(ways, limits, end, title)
 
