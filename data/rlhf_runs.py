@@ -15,7 +15,7 @@ import random
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, Marked, flip, relabel, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, relabel, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -44,7 +44,7 @@ def checkpoints(method, settings):
 
 def tuning():
     """Measure equally many settings of every method, each at three checkpoints, on 120 `dev` prompts."""
-    held_out, table = Marked("dev", count=120), results.Table("rlhf_tuning")
+    held_out, table = Composite("dev", count=120), results.Table("rlhf_tuning")
     for count in range(SETTINGS_EACH):
         for method in search.METHODS:
             if len(search.measured(method)) <= count:
@@ -68,7 +68,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
-    held_out, table = Marked(count=144), results.Table("rlhf_quality")
+    held_out, table = Composite(count=144), results.Table("rlhf_quality")
     for seed in SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
@@ -83,7 +83,7 @@ def noise():
     PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO, robust
     DPO, which is told the share, and DPO on pairs that PPO's reward model labelled anew are also tuned, on noisy pairs.
     """
-    held_out, table = Marked(count=144), results.Table("rlhf_noise")
+    held_out, table = Composite(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
@@ -104,7 +104,7 @@ def noise():
 
 def hacking():
     """Measure PPO at its best setting without the KL term. With it, it is the run of `quality`."""
-    held_out, table = Marked(count=144), results.Table("rlhf_hacking")
+    held_out, table = Composite(count=144), results.Table("rlhf_hacking")
     settings, _ = best("ppo")
     for seed in SEEDS:
         how = ("ppo", settings | {"kl_coefficient": 0.0}, held_out, seed, QUARTERS)
@@ -140,7 +140,7 @@ def composite():
     """Measure ways to a score that asks for kind, right and short replies, with 640 sampled replies each.
 
     DPO's rate and β are chosen for this goal, on `dev` prompts, on pairs that the untrained model sampled and the score
-    ranked. The others keep their settings, DPO on the style pairs among them.
+    ranked. The on-policy methods keep their settings. DPO on the style pairs is the run of `quality`.
     """
     intent_of = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "support" / "train.jsonl")}
     scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
@@ -155,10 +155,10 @@ def composite():
     for seed in SEEDS:
         how = ("dpo", chosen, held_out, seed, (last,))
         table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked(seed)))
-        for method in search.METHODS:
+        for method in ("ppo", "grpo", "online_dpo"):
             settings, step = best(method)
-            how, label = (method, settings, held_out, seed, (step,)), "style pairs" if method == "dpo" else method
-            table.run({"method": label, "seed": seed}, functools.partial(train, *how, scorer=scorer))
+            how = (method, settings, held_out, seed, (step,))
+            table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 
 
 def tune_dpo(table, label, goal, loss, steps=TUNED_CHECKPOINTS, **given):
@@ -167,7 +167,7 @@ def tune_dpo(table, label, goal, loss, steps=TUNED_CHECKPOINTS, **given):
     Each setting is measured at `steps`. `loss` are settings of the loss that stay, and `given` says to `train` which
     pairs to take.
     """
-    dev, names = (Composite if goal == "composite" else Marked)("dev", count=72), list(search.LADDERS["dpo"])
+    dev, names = Composite("dev", count=72), list(search.LADDERS["dpo"])
     near = [tuple(best("dpo")[0].values())]
     while near:
         for values in near:

@@ -67,15 +67,15 @@ def test_a_replys_score_is_the_number_at_its_last_token_whatever_the_padding():
         assert right[i].item() == pytest.approx(last.item(), abs=1e-4)
 
 
-def test_the_brief_scorer_takes_a_twentieth_off_the_judges_score_for_every_word(root):
+def test_the_brief_scorer_takes_a_fortieth_off_the_judges_score_for_every_word(root):
     row = read_file(root / "data" / "support" / "train.jsonl")[0]
     texts = [row["chosen"], row["chosen"] + " Zebra zebra."]
     empty = torch.zeros(2, 0)
     kind, broken = brief_scorer({row["prompt"]: row["intent"]})(
         [row["prompt"]] * 2, Replies(texts, empty, empty, empty)
     )
-    assert kind == pytest.approx(1 - len(row["chosen"].split()) / 20)
-    assert broken == pytest.approx(-(len(row["chosen"].split()) + 2) / 20)
+    assert kind == pytest.approx(1 - len(row["chosen"].split()) / 40)
+    assert broken == pytest.approx(-(len(row["chosen"].split()) + 2) / 40)
 
 
 @pytest.mark.parametrize("scores", [[1.0], [[1.0], [2.0]], [1.0, math.nan], [1.0, math.inf]])

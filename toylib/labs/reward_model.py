@@ -91,19 +91,16 @@ def scorer_of(reward_model):
     return scorer
 
 
-def brief_score(judged):
-    """Return a score for each row of `judge`'s table that asks for short replies too: its score, minus 1/20 per word.
-
-    The judge's score already joins politeness, topic and facts. The style pairs prefer long replies.
-    """
-    return judged["score"] - judged["words"] / 20
-
-
 def brief_scorer(intent_of):
-    """Return a scorer that gives `brief_score`. `intent_of` is a dict from prompt to intent."""
+    """Return a scorer that asks for short replies too: the judge's score, minus 1/40 for every word.
+
+    `intent_of` is a dict from prompt to intent. The judge's score already joins politeness, topic and facts. The style
+    pairs do not prefer short replies.
+    """
 
     def scorer(prompts, replies):
-        return brief_score(judge(prompts, replies.texts, [intent_of[prompt] for prompt in prompts])).tolist()
+        judged = judge(prompts, replies.texts, [intent_of[prompt] for prompt in prompts])
+        return (judged["score"] - judged["words"] / 40).tolist()
 
     return scorer
 
