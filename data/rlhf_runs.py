@@ -1,7 +1,7 @@
 """The long comparisons of notebook 07: DPO, PPO, GRPO and online DPO, over settings and seeds.
 
     python data/rlhf_runs.py              every part, in this order (about four hours on one core)
-    python data/rlhf_runs.py tuning       one part: tuning, quality, noise, hacking, verifiable, composite
+    python data/rlhf_runs.py tuning       one part: tuning, quality, noise, hacking, verifiable, composite, stricter
 
 Each part writes data/results/rlhf_<part>.csv, one row per measurement, and skips the runs that the table has, so that it
 can be stopped and started again. `tuning` measures on `dev` prompts only, with a seed of its own. The others take the
@@ -15,7 +15,7 @@ import random
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, relabel, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, Marked, flip, relabel, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -44,7 +44,7 @@ def checkpoints(method, settings):
 
 def tuning():
     """Measure equally many settings of every method, each at three checkpoints, on 120 `dev` prompts."""
-    held_out, table = Composite("dev", count=120), results.Table("rlhf_tuning")
+    held_out, table = Marked("dev", count=120), results.Table("rlhf_tuning")
     for count in range(SETTINGS_EACH):
         for method in search.METHODS:
             if len(search.measured(method)) <= count:
@@ -68,7 +68,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
-    held_out, table = Composite(count=144), results.Table("rlhf_quality")
+    held_out, table = Marked(count=144), results.Table("rlhf_quality")
     for seed in SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
@@ -83,7 +83,7 @@ def noise():
     PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO, robust
     DPO, which is told the share, and DPO on pairs that PPO's reward model labelled anew are also tuned, on noisy pairs.
     """
-    held_out, table = Composite(count=144), results.Table("rlhf_noise")
+    held_out, table = Marked(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
@@ -96,7 +96,7 @@ def noise():
     tuned = {"dpo, tuned": (flip, {}), "dpo, robust": (flip, robust), "dpo, relabelled": (relabelled, {})}
     for label, (labels, loss) in tuned.items():
         given = {"flipped": 0.4, "labels": labels}
-        chosen, last = tune_dpo(table, label, "win", loss, **given)
+        chosen, last = tune_dpo(table, label, "win", loss, Marked("dev", count=72), **given)
         for seed in SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, **given))
@@ -104,7 +104,7 @@ def noise():
 
 def hacking():
     """Measure PPO at its best setting without the KL term. With it, it is the run of `quality`."""
-    held_out, table = Composite(count=144), results.Table("rlhf_hacking")
+    held_out, table = Marked(count=144), results.Table("rlhf_hacking")
     settings, _ = best("ppo")
     for seed in SEEDS:
         how = ("ppo", settings | {"kl_coefficient": 0.0}, held_out, seed, QUARTERS)
@@ -137,37 +137,47 @@ def verifiable():
 
 
 def composite():
-    """Measure ways to a score that asks for kind, right and short replies, with 640 sampled replies each.
+    """Measure ways to kind, right and short replies, where a word costs 1/40: nearly all style pairs fit this goal."""
+    brief("rlhf_composite", 1 / 40)
+
+
+def stricter():
+    """Measure the same where a word costs 1/20: three in four style pairs fit this goal."""
+    brief("rlhf_stricter", 1 / 20)
+
+
+def brief(name, per_word):
+    """Measure ways to `brief_score`, with 640 sampled replies each.
 
     DPO's rate and β are chosen for this goal, on `dev` prompts, on pairs that the untrained model sampled and the score
-    ranked. The on-policy methods keep their settings. DPO on the style pairs is the run of `quality`.
+    ranked. The others keep their settings, DPO on the style pairs among them.
     """
     intent_of = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "support" / "train.jsonl")}
-    scorer, table = brief_scorer(intent_of), results.Table("rlhf_composite")
+    scorer, table = brief_scorer(intent_of, per_word), results.Table(name)
 
     def ranked(seed):
         asked = random.Random(seed).sample(PROMPTS, REPLIES // 2)
         return ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)[0]
 
-    given = {"pairs": ranked(TUNING_SEED)}
-    chosen, last = tune_dpo(table, "dpo", "composite", {}, GOAL_CHECKPOINTS, **given)
-    held_out = Composite(count=144)
+    dev, given = Composite(per_word, "dev", count=72), {"pairs": ranked(TUNING_SEED)}
+    chosen, last = tune_dpo(table, "dpo", "composite", {}, dev, GOAL_CHECKPOINTS, **given)
+    held_out = Composite(per_word, count=144)
     for seed in SEEDS:
         how = ("dpo", chosen, held_out, seed, (last,))
         table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked(seed)))
-        for method in ("ppo", "grpo", "online_dpo"):
+        for method in search.METHODS:
             settings, step = best(method)
-            how = (method, settings, held_out, seed, (step,))
-            table.run({"method": method, "seed": seed}, functools.partial(train, *how, scorer=scorer))
+            how, label = (method, settings, held_out, seed, (step,)), "style pairs" if method == "dpo" else method
+            table.run({"method": label, "seed": seed}, functools.partial(train, *how, scorer=scorer))
 
 
-def tune_dpo(table, label, goal, loss, steps=TUNED_CHECKPOINTS, **given):
+def tune_dpo(table, label, goal, loss, dev, steps=TUNED_CHECKPOINTS, **given):
     """Tune DPO by the column `goal`: from its best setting on, until no neighbour is better. Return `(settings, step)`.
 
-    Each setting is measured at `steps`. `loss` are settings of the loss that stay, and `given` says to `train` which
-    pairs to take.
+    Each setting is measured with `dev` at `steps`. `loss` are settings of the loss that stay, and `given` says to
+    `train` which pairs to take.
     """
-    dev, names = Composite("dev", count=72), list(search.LADDERS["dpo"])
+    names = list(search.LADDERS["dpo"])
     near = [tuple(best("dpo")[0].values())]
     while near:
         for values in near:
@@ -176,13 +186,13 @@ def tune_dpo(table, label, goal, loss, steps=TUNED_CHECKPOINTS, **given):
             labels = {"method": f"{label}, tuning", "seed": TUNING_SEED, **settings}
             table.run(labels, functools.partial(train, *how, **given))
         tried = [row for row in table.rows if row["method"] == f"{label}, tuning"]
-        chosen = max(tried, key=lambda row: row[goal])
+        chosen = max(tried, key=lambda row: round(row[goal], 4))  # as the table has it; the first of equals
         seen = {tuple(row[name] for name in names) for row in tried}
         near = [values for values in search.neighbours("dpo", [chosen[name] for name in names]) if values not in seen]
     return {name: chosen[name] for name in names}, int(chosen["step"])
 
 
-PARTS = {one.__name__: one for one in (tuning, quality, noise, hacking, verifiable, composite)}
+PARTS = {one.__name__: one for one in (tuning, quality, noise, hacking, verifiable, composite, stricter)}
 
 if __name__ == "__main__":
     results.run_parts(PARTS, __file__)

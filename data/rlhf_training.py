@@ -12,7 +12,7 @@ from toylib.labs.failures import flip_labels, swap_replies
 from toylib.labs.grpo import train_grpo
 from toylib.labs.online_dpo import online_dpo
 from toylib.labs.ppo import train_ppo
-from toylib.labs.reward_model import reward_accuracy, scorer_of, train_reward_model
+from toylib.labs.reward_model import brief_score, reward_accuracy, scorer_of, train_reward_model
 from toylib.loss import LossSettings
 from toylib.tokens import tokenize_pairs
 from toylib.train import evaluate_dpo
@@ -24,18 +24,26 @@ PROMPTS = sorted({pair["prompt"] for pair in PAIRS})
 IN_PAIRS = {pair[side] for pair in PAIRS for side in ("chosen", "rejected")}
 
 
-class Composite(HeldOut):
-    """`HeldOut` of shipped prompts, with the composite score in its rows: the judge's, minus 1/40 for every word.
-
-    `composite` is its mean and `scores` has it for each prompt, as text.
-    """
+class Marked(HeldOut):
+    """`HeldOut` of shipped prompts, with `wins` in its rows."""
 
     def __init__(self, *splits, count=None):
         super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
 
     def __call__(self, policy, seed=0):
+        return self.marked(policy, seed)
+
+
+class Composite(Marked):
+    """`Marked` with `brief_score` in its rows: `composite` is its mean and `scores` has it for each prompt, as text."""
+
+    def __init__(self, per_word, *splits, count=None):
+        super().__init__(*splits, count=count)
+        self.per_word = per_word
+
+    def __call__(self, policy, seed=0):
         row, _, judged = self.marked_replies(policy, seed)
-        goal = judged["score"] - judged["words"] / 40
+        goal = brief_score(judged, self.per_word)
         return row | {"composite": goal.mean(), "scores": scores_text(goal)}
 
 

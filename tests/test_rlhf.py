@@ -67,11 +67,11 @@ def test_a_replys_score_is_the_number_at_its_last_token_whatever_the_padding():
         assert right[i].item() == pytest.approx(last.item(), abs=1e-4)
 
 
-def test_the_brief_scorer_takes_a_fortieth_off_the_judges_score_for_every_word(root):
+def test_the_brief_scorer_takes_its_price_off_the_judges_score_for_every_word(root):
     row = read_file(root / "data" / "support" / "train.jsonl")[0]
     texts = [row["chosen"], row["chosen"] + " Zebra zebra."]
     empty = torch.zeros(2, 0)
-    kind, broken = brief_scorer({row["prompt"]: row["intent"]})(
+    kind, broken = brief_scorer({row["prompt"]: row["intent"]}, 1 / 40)(
         [row["prompt"]] * 2, Replies(texts, empty, empty, empty)
     )
     assert kind == pytest.approx(1 - len(row["chosen"].split()) / 40)

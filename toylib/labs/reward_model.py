@@ -91,16 +91,19 @@ def scorer_of(reward_model):
     return scorer
 
 
-def brief_scorer(intent_of):
-    """Return a scorer that asks for short replies too: the judge's score, minus 1/40 for every word.
+def brief_score(judged, per_word):
+    """Return a score for each row of `judge`'s table that asks for short replies too: its score, minus `per_word` a word.
 
-    `intent_of` is a dict from prompt to intent. The judge's score already joins politeness, topic and facts. The style
-    pairs do not prefer short replies.
+    The judge's score already joins politeness, topic and facts. The style pairs prefer long replies.
     """
+    return judged["score"] - per_word * judged["words"]
+
+
+def brief_scorer(intent_of, per_word):
+    """Return a scorer that gives `brief_score`. `intent_of` is a dict from prompt to intent."""
 
     def scorer(prompts, replies):
-        judged = judge(prompts, replies.texts, [intent_of[prompt] for prompt in prompts])
-        return (judged["score"] - judged["words"] / 40).tolist()
+        return brief_score(judge(prompts, replies.texts, [intent_of[prompt] for prompt in prompts]), per_word).tolist()
 
     return scorer
 
