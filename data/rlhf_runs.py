@@ -1,6 +1,6 @@
 """The long comparisons of notebook 07: DPO, PPO, GRPO and online DPO, over settings and seeds.
 
-    python data/rlhf_runs.py              every part, in this order (about four hours on one core)
+    python data/rlhf_runs.py              every part, in this order (about four and a half hours on one core)
     python data/rlhf_runs.py tuning       one part: tuning, quality, noise, hacking, verifiable, composite, stricter
 
 Each part writes data/results/rlhf_<part>.csv, one row per measurement, and skips the runs that the table has, so that it
@@ -15,7 +15,7 @@ import random
 
 import results
 import rlhf_search as search
-from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, Marked, flip, relabel, train
+from rlhf_training import MODEL, PROMPTS, TOKENIZER, Composite, flip, relabel, shipped, train
 
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
 from toylib.evaluation.judge import find_slots
@@ -44,7 +44,7 @@ def checkpoints(method, settings):
 
 def tuning():
     """Measure equally many settings of every method, each at three checkpoints, on 120 `dev` prompts."""
-    held_out, table = Marked("dev", count=120), results.Table("rlhf_tuning")
+    held_out, table = shipped("dev", count=120), results.Table("rlhf_tuning")
     for count in range(SETTINGS_EACH):
         for method in search.METHODS:
             if len(search.measured(method)) <= count:
@@ -68,7 +68,7 @@ def path_to(step, quarters=(1, 2, 3, 4)):
 
 def quality():
     """Measure every method at its best setting, with all seeds, at four checkpoints, on 144 held-out prompts."""
-    held_out, table = Marked(count=144), results.Table("rlhf_quality")
+    held_out, table = shipped(count=144), results.Table("rlhf_quality")
     for seed in SEEDS:
         for method in search.METHODS:
             settings, step = best(method)
@@ -83,7 +83,7 @@ def noise():
     PPO runs on the reward model of its best setting and on one that was trained until it fits the noise. DPO, robust
     DPO, which is told the share, and DPO on pairs that PPO's reward model labelled anew are also tuned, on noisy pairs.
     """
-    held_out, table = Marked(count=144), results.Table("rlhf_noise")
+    held_out, table = shipped(count=144), results.Table("rlhf_noise")
     runs = [("dpo", "dpo", {}), ("ppo", "ppo", {}), ("ppo, overfitted reward model", "ppo", {"reward_steps": 104})]
     for seed in SEEDS:
         for label, method, changes in [*runs, ("online_dpo", "online_dpo", {}), ("grpo", "grpo", {})]:
@@ -96,7 +96,7 @@ def noise():
     tuned = {"dpo, tuned": (flip, {}), "dpo, robust": (flip, robust), "dpo, relabelled": (relabelled, {})}
     for label, (labels, loss) in tuned.items():
         given = {"flipped": 0.4, "labels": labels}
-        chosen, last = tune_dpo(table, label, "win", loss, Marked("dev", count=72), **given)
+        chosen, last = tune_dpo(table, label, "win", loss, shipped("dev", count=72), **given)
         for seed in SEEDS:
             how = ("dpo", chosen | loss, held_out, seed, path_to(last))
             table.run({"method": label, "seed": seed}, functools.partial(train, *how, **given))
@@ -104,7 +104,7 @@ def noise():
 
 def hacking():
     """Measure PPO at its best setting without the KL term. With it, it is the run of `quality`."""
-    held_out, table = Marked(count=144), results.Table("rlhf_hacking")
+    held_out, table = shipped(count=144), results.Table("rlhf_hacking")
     settings, _ = best("ppo")
     for seed in SEEDS:
         how = ("ppo", settings | {"kl_coefficient": 0.0}, held_out, seed, QUARTERS)
@@ -114,10 +114,10 @@ def hacking():
 class Quotes(HeldOut):
     """`HeldOut` with `exact`, the share of replies that quote the prompt's order number and no other.
 
-    `quoted` has a letter per prompt, w where the reply does and l where it does not, and `wins` is that of `marked`.
+    `quoted` has a letter per prompt, w where the reply does and l where it does not, and `wins` is that of `HeldOut`.
     """
 
-    def __call__(self, policy, seed=0):
+    def marked(self, policy, seed=0):
         row, texts, _ = self.marked_replies(policy, seed)
         exact = [bool(one) for one in map(quotes_order, self.prompts, texts)]
         return row | {"exact": sum(exact) / len(exact), "quoted": "".join("lw"[one] for one in exact)}
@@ -130,7 +130,7 @@ def verifiable():
     asked = [prompt for prompt in PROMPTS if "order" in dict(find_slots(prompt))]
     settings, _ = best("grpo")
     for seed in SEEDS:
-        table.run({"method": "untrained", "seed": seed}, lambda seed=seed: [{"step": 0} | held_out(MODEL, seed)])
+        table.run({"method": "untrained", "seed": seed}, lambda seed=seed: [{"step": 0} | held_out.marked(MODEL, seed)])
         how = ("grpo", settings, held_out, seed, QUARTERS)
         run = functools.partial(train, *how, scorer=order_scorer, prompts=asked)
         table.run({"method": "grpo", "seed": seed}, run)
@@ -155,16 +155,17 @@ def brief(name, per_word):
     intent_of = {pair["prompt"]: pair["intent"] for pair in read_file(DATA / "support" / "train.jsonl")}
     scorer, table = brief_scorer(intent_of, per_word), results.Table(name)
 
-    def ranked(seed):
+    @functools.lru_cache(maxsize=1)
+    def ranked(_, seed):
         asked = random.Random(seed).sample(PROMPTS, REPLIES // 2)
         return ranked_pairs(MODEL, TOKENIZER, asked, scorer, seed=seed)[0]
 
-    dev, given = Composite(per_word, "dev", count=72), {"pairs": ranked(TUNING_SEED)}
-    chosen, last = tune_dpo(table, "dpo", "composite", {}, dev, GOAL_CHECKPOINTS, **given)
+    dev = Composite(per_word, "dev", count=72)
+    chosen, last = tune_dpo(table, "dpo", "composite", {}, dev, GOAL_CHECKPOINTS, labels=ranked)
     held_out = Composite(per_word, count=144)
     for seed in SEEDS:
         how = ("dpo", chosen, held_out, seed, (last,))
-        table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, pairs=ranked(seed)))
+        table.run({"method": "dpo", "seed": seed}, functools.partial(train, *how, labels=ranked))
         for method in search.METHODS:
             settings, step = best(method)
             how, label = (method, settings, held_out, seed, (step,)), "style pairs" if method == "dpo" else method

@@ -7,12 +7,13 @@ import random
 
 from toylib import load_model, load_preferences, train_dpo
 from toylib.evaluation.held_out import HeldOut, held_out_prompts
+from toylib.evaluation.judge import brief_score
 from toylib.evaluation.paired import scores_text
 from toylib.labs.failures import flip_labels, swap_replies
 from toylib.labs.grpo import train_grpo
 from toylib.labs.online_dpo import online_dpo
 from toylib.labs.ppo import train_ppo
-from toylib.labs.reward_model import brief_score, reward_accuracy, scorer_of, train_reward_model
+from toylib.labs.reward_model import reward_accuracy, scorer_of, train_reward_model
 from toylib.loss import LossSettings
 from toylib.tokens import tokenize_pairs
 from toylib.train import evaluate_dpo
@@ -24,24 +25,19 @@ PROMPTS = sorted({pair["prompt"] for pair in PAIRS})
 IN_PAIRS = {pair[side] for pair in PAIRS for side in ("chosen", "rejected")}
 
 
-class Marked(HeldOut):
-    """`HeldOut` of shipped prompts, with `wins` in its rows."""
+def shipped(*splits, count):
+    """Return `HeldOut` of `count` shipped prompts."""
+    return HeldOut(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
 
-    def __init__(self, *splits, count=None):
+
+class Composite(HeldOut):
+    """`shipped` with `brief_score` in its rows: `composite` is its mean and `scores` has it for each prompt, as text."""
+
+    def __init__(self, per_word, *splits, count):
         super().__init__(MODEL, TOKENIZER, *held_out_prompts(*splits, count=count))
-
-    def __call__(self, policy, seed=0):
-        return self.marked(policy, seed)
-
-
-class Composite(Marked):
-    """`Marked` with `brief_score` in its rows: `composite` is its mean and `scores` has it for each prompt, as text."""
-
-    def __init__(self, per_word, *splits, count=None):
-        super().__init__(*splits, count=count)
         self.per_word = per_word
 
-    def __call__(self, policy, seed=0):
+    def marked(self, policy, seed=0):
         row, _, judged = self.marked_replies(policy, seed)
         goal = brief_score(judged, self.per_word)
         return row | {"composite": goal.mean(), "scores": scores_text(goal)}
@@ -63,7 +59,7 @@ class Recorder:
         if step in self.checkpoints:
             row = {"step": step, "sampled": self.sampled, "new_replies": len(self.new_replies)}
             row |= {"scorer": self.scores[-1], "scorer_at_start": self.scores[0]}  # means over a rollout
-            self.rows.append(row | self.held_out(policy, self.seed))
+            self.rows.append(row | self.held_out.marked(policy, self.seed))
 
 
 @functools.lru_cache(maxsize=4)
@@ -88,18 +84,16 @@ def relabel(share, seed, steps):
     return [pair if reward_accuracy(rewards, TOKENIZER, [pair]) else swap_replies(pair) for pair in pairs]
 
 
-def train(
-    method, settings, held_out, seed, checkpoints, *, scorer=None, pairs=None, flipped=0.0, labels=flip, prompts=PROMPTS
-):
+def train(method, settings, held_out, seed, checkpoints, *, scorer=None, flipped=0.0, labels=flip, prompts=PROMPTS):
     """Train by `method` up to the last checkpoint. Return the rows measured.
 
-    `settings` are those of `rlhf_search`. Without `pairs`, DPO trains on `labels(flipped, seed)`. Without a `scorer`, on-policy methods train a reward model for the
-    `reward_steps` among them. The accuracies are on clean held-out pairs: the reward model's, and the implicit reward's.
+    `settings` are those of `rlhf_search`. DPO trains on the pairs `labels(flipped, seed)`. Without a `scorer`, on-policy
+    methods train a reward model for the `reward_steps` among them. The accuracies are on clean held-out pairs: the reward model's, and the implicit reward's.
     """
     recorder, settings = Recorder(held_out, seed, checkpoints), dict(settings)
     settings |= {"steps": max(checkpoints), "seed": seed, "on_step": recorder.on_step}
     if method == "dpo":
-        policy, _ = train_dpo(MODEL, TOKENIZER, pairs or labels(flipped, seed), **settings)
+        policy, _ = train_dpo(MODEL, TOKENIZER, labels(flipped, seed), **settings)
         return [row | {"accuracy": implicit_accuracy(policy)} for row in recorder.rows]
     steps, ranked = settings.pop("reward_steps"), {}
     if scorer is None:

@@ -62,6 +62,14 @@ def judge(prompts, replies, intents):
     return pandas.DataFrame(rows)
 
 
+def brief_score(judged, per_word):
+    """Return a score for each row of `judge`'s table that asks for short replies too: its score, minus `per_word` a word.
+
+    The judge's score already joins politeness, topic and facts. The style pairs prefer long replies.
+    """
+    return judged["score"] - per_word * judged["words"]
+
+
 def manners(reply: str) -> dict[str, bool]:
     """Return whether a reply acknowledges, says "I'll …", and names a time or a way to hear back, by name."""
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,19 +50,11 @@ def texts_at_step(table, column: str, step: int | None = None) -> dict[int, str]
 
 def wins_at_kl(table, kl: float) -> dict[int, Tensor]:
     """Return seed → wins `(prompts,)` where each run of one method first reached `kl` nats. Every run starts with ties."""
-    return at_kl(table, kl, lambda run: [wins_of(text) for text in run["wins"]], start=0.5)
+    return column_at_kl(table.assign(wins=table["wins"].map(wins_of)), kl, "wins", start=0.5)
 
 
-def column_at_kl(table, kl: float, column: str, start: float) -> dict[int, float]:
-    """Return seed → the number in `column` where each run of one method first reached `kl` nats.
-
-    `start` is the number of the untrained model.
-    """
-    return at_kl(table, kl, lambda run: run[column], start)
-
-
-def at_kl(table, kl: float, values: Callable, start: float) -> dict[int, Any]:
-    """Return seed → one of `values(run)`, a value per checkpoint, where each run of one method first reached `kl` nats.
+def column_at_kl(table, kl: float, column: str, start: float) -> dict[int, Any]:
+    """Return seed → the number or tensor in `column` where each run of one method first reached `kl` nats.
 
     Every run starts at KL 0 with `start`. Between two checkpoints, values are on a straight line over √KL, as win rates
     nearly are in measured runs (Gao et al. 2023, arXiv 2210.10760): a line over KL would favour the run with more
@@ -72,7 +63,7 @@ def at_kl(table, kl: float, values: Callable, start: float) -> dict[int, Any]:
     found = {}
     for seed, run in table.groupby("seed"):
         run = run[run["step"] > 0].sort_values("step")
-        points = [(0.0, start), *zip(run["kl"], values(run), strict=True)]
+        points = [(0.0, start), *zip(run["kl"], run[column], strict=True)]
         for (before, left), (after, right) in itertools.pairwise(points):
             if before <= kl <= after:
                 roots = [math.sqrt(value) for value in (before, kl, after)]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toylib.engine.arguments import check_counts
-from toylib.evaluation.judge import find_slots, judge
+from toylib.evaluation.judge import brief_score, find_slots, judge
 from toylib.labs.loops import end_on_interrupt, history_table, pair_accuracy, trainable_copy
 from toylib.logps import position_ids
 from toylib.tokens import collate, tokenize_pairs
@@ -89,14 +89,6 @@ def scorer_of(reward_model):
         return reply_scores(reward_model, *replies[1:])
 
     return scorer
-
-
-def brief_score(judged, per_word):
-    """Return a score for each row of `judge`'s table that asks for short replies too: its score, minus `per_word` a word.
-
-    The judge's score already joins politeness, topic and facts. The style pairs prefer long replies.
-    """
-    return judged["score"] - per_word * judged["words"]
 
 
 def brief_scorer(intent_of, per_word):

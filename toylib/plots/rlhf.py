@@ -134,7 +134,7 @@ def win_by_kl(table, presets=(), title="") -> Figure:
         xlim=(0, 3 * max(presets) if presets else None),
     )
     axis.set_title(title, loc="left")
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower right", framealpha=1)  # over the line at one half
     return figure
 
 
